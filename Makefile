@@ -1,0 +1,36 @@
+# Everything on a fresh machine with Python 3.11 or newer: the targets make .venv, install into it and run.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: demo test lint tests slow clean
+
+demo: .venv/.demo-ready
+	$(BIN)/stochseg demo
+
+test: .venv/.ready lint tests
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+tests: .venv/.ready
+	$(BIN)/pytest -n $(WORKERS)
+
+slow: .venv/.ready
+	$(BIN)/pytest -m slow
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo-ready: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/.ready: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,tensorboard]'
+	touch $@ .venv/.demo-ready
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

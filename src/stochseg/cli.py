@@ -1,0 +1,162 @@
+"""The command line: one function a command. Only this file knows command lines; help comes from signatures and docstrings."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stochseg.errors import InputError, RunError
+from stochseg.progress import say
+
+Run = Callable[[list[str]], int]
+SUCCESS, FAILURE, BAD_INPUT, STOPPED = 0, 1, 2, 75
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0 done, 1 failure, 2 bad input, 75 stopped with the state saved."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [a for a in given if a != "--debug"]
+    try:
+        return dispatch("stochseg", COMMANDS, given)
+    except (InputError, RunError) as error:
+        if debug:
+            traceback.print_exc()
+        say(f"stochseg: error: {' '.join(str(error).split())}")
+        return BAD_INPUT if isinstance(error, InputError) else FAILURE
+    except KeyboardInterrupt:
+        say("stochseg: stopped")
+        return FAILURE
+
+
+def dispatch(prog: str, commands: dict[str, tuple[Run, str]], given: list[str]) -> int:
+    """Hand the arguments to the command that the first of them names."""
+    if given and given[0] in commands:
+        return commands[given[0]][0](given[1:])
+    width = max(len(name) for name in commands)
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in commands.items()]
+    usage = "\n".join([f"usage: {prog} COMMAND ...", "", *lines, "", f"{prog} COMMAND --help tells more; --debug shows tracebacks"])
+    if given and given[0] in ("-h", "--help"):
+        print(usage)
+        return SUCCESS
+    if given and given[0] == "--version":
+        from stochseg import __version__
+
+        print(f"stochseg {__version__}")
+        return SUCCESS
+    if not given:
+        print(usage, file=sys.stderr)
+        return BAD_INPUT
+    raise InputError(f"{prog} {given[0]}: no such command; there are {', '.join(commands)}")
+
+
+def prepare(given: list[str]) -> int:
+    return dispatch("stochseg prepare", SOURCES, given)
+
+
+def prepare_lidc(given: list[str]) -> int:
+    from stochseg.data.lidc import prepare_lidc as call
+
+    parser = _parser("stochseg prepare lidc", "Make a store of LIDC-IDRI nodule slices with the masks of four readers.")
+    parser.add_function_arguments(call)
+    return _prepared(call(**_parse(parser, given)))
+
+
+def prepare_ambiguous(given: list[str]) -> int:
+    from stochseg.data.ambiguous import prepare_ambiguous as call
+
+    parser = _parser("stochseg prepare ambiguous", "Make a store of generated images whose distribution is known exactly.")
+    parser.add_function_arguments(call)
+    return _prepared(call(**_parse(parser, given)))
+
+
+def _prepared(store: Path) -> int:
+    say(f"store ready: {store}; train on it with `stochseg train --config lidc --data {store}`")
+    return SUCCESS
+
+
+def train(given: list[str]) -> int:
+    from stochseg.config import Config, preset_names
+    from stochseg.training.loop import Stopped
+    from stochseg.training.run import train as call
+
+    parser = _parser("stochseg train", "Train on a store. Every key of the config is a flag too.")
+    presets = ", ".join(preset_names())
+    parser.add_argument("--config", default="lidc", help=f"preset ({presets}) or YAML file")
+    parser.add_argument("--data", required=True, type=Path, help="the store, from `stochseg prepare`")
+    parser.add_argument("--out", type=Path, help="run directory; default runs/DATE_TIME_PRESET")
+    parser.add_argument("--resume", action="store_true", help="go on in --out where training stopped")
+    parser.add_class_arguments(Config)
+    flags = _parse(parser, given, only_given=True)
+    ours = {name: flags.pop(name) for name in ("config", "data", "out", "resume") if name in flags}
+    try:
+        run = call(**ours, **flags)
+    except Stopped as stopped:
+        say(f"stochseg: {stopped}")
+        return STOPPED
+    say(f"done: {run}; judge it with `stochseg evaluate {run} --data {ours['data']} --split val`")
+    return SUCCESS
+
+
+def evaluate(given: list[str]) -> int:
+    from stochseg.evaluation import evaluate as call
+    from stochseg.report.table import scores_table
+
+    parser = _parser("stochseg evaluate", "Score a run on a split of a store, beside trivial answers.")
+    parser.add_argument("run", type=Path, help="run directory or exported model")
+    parser.add_function_arguments(call, skip={"run"})
+    print(scores_table(call(**_parse(parser, given))))
+    return SUCCESS
+
+
+def report(given: list[str]) -> int:
+    from stochseg.report.page import write_report as call
+
+    parser = _parser("stochseg report", "Write figures and one self-contained page, RUN/report.html.")
+    parser.add_argument("run", type=Path, help="run directory")
+    say(f"report ready: {call(**_parse(parser, given))}")
+    return SUCCESS
+
+
+def demo(given: list[str]) -> int:
+    from stochseg.demo import demo as call
+
+    parser = _parser("stochseg demo", "Generated data, training, evaluation and report in one go; no download.")
+    parser.add_function_arguments(call)
+    call(**_parse(parser, given))
+    return SUCCESS
+
+
+def _parser(prog: str, text: str) -> Any:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return ArgumentParser(prog=prog, description=text, exit_on_error=False)
+
+
+def _parse(parser: Any, given: list[str], only_given: bool = False) -> dict[str, Any]:
+    """Parse flags into a flat dict; what does not fit is an InputError of one line."""
+    from argparse import ArgumentError
+
+    try:
+        parsed = parser.parse_args(given, defaults=not only_given)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"{parser.prog}: {error}; see `{parser.prog} --help`") from error
+    return dict(vars(parsed.as_flat()))
+
+
+SOURCES: dict[str, tuple[Run, str]] = {
+    "lidc": (prepare_lidc, "LIDC-IDRI nodule slices: crops, archives, slice folders, the common pickle, or a .npz"),
+    "ambiguous": (prepare_ambiguous, "generated images with an exactly known distribution of answers"),
+}
+COMMANDS: dict[str, tuple[Run, str]] = {
+    "demo": (demo, "generated data, training, evaluation and report in one go"),
+    "prepare": (prepare, "make a store of source files"),
+    "train": (train, "train on a store"),
+    "evaluate": (evaluate, "score a run on a split of a store"),
+    "report": (report, "figures and one page of a run"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,341 @@
+"""Everything that can be set, as frozen dataclasses. The text under a field is its help on the command line."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from stochseg.errors import InputError
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What of an image the networks see, and how training varies it."""
+
+    crop: int | None = 64
+    """Side of the square crop, in pixels; none keeps whole images. Evaluation takes the centre."""
+    jitter: float = 0.0
+    """How far a training crop may leave the centre, as a share of the room there is: 0 centre, 1 anywhere."""
+    flips: bool = True
+    """Mirror images and labels at random in training."""
+    turns: bool = True
+    """Turn images and labels by random quarters in training (square crops only)."""
+    intensity: float = 0.1
+    """Strength of random brightness, contrast and gamma changes in training; 0 is off."""
+
+    def __post_init__(self) -> None:
+        _require(self.crop is None or self.crop >= 16, "input.crop", self.crop, "at least 16 pixels")
+        _require(0 <= self.jitter <= 1, "input.jitter", self.jitter, "from 0 to 1")
+        _require(0 <= self.intensity < 1, "input.intensity", self.intensity, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """The calibration network F(x) -> q."""
+
+    net: Literal["unet", "segnet", "convnet"] = "unet"
+    """unet: small, for small machines. segnet: the paper's for LIDC (VGG19). convnet: the paper's over a black box."""
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    """Channels a level of the unet."""
+    width: int = 64
+    """Channels of the convnet, and of the first level of the segnet."""
+    dropout: float = 0.0
+    """Dropout rate."""
+    pretrained: str | None = None
+    """ImageNet weights for the segnet's encoder: 'imagenet' downloads them, or a local file. None starts at random."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.widths) >= 2 and min(self.widths) > 0, "calibration.widths", self.widths, "two or more widths")
+        _require(0 <= self.dropout < 1, "calibration.dropout", self.dropout, "at least 0 and below 1")
+        _require(
+            self.pretrained is None or self.net == "segnet", "calibration.pretrained", self.pretrained, "none unless net is segnet"
+        )
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    """The refinement network G([x, q], z) -> sample."""
+
+    net: Literal["film", "paper"] = "film"
+    """film: ours, z at every scale, cheap per sample. paper: the paper's stochastic U-Net."""
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    """Channels a level of film."""
+    width: int = 32
+    """Channels of the paper's first level; each level doubles them."""
+    latent: int = 16
+    """Length of z; film adds its 64 numbers of coarse spatial noise to it."""
+    spatial_noise: bool = True
+    """Film only: an 8x8 field of noise over the image as a part of z."""
+    dropout: float = 0.1
+    """Paper only: dropout rate."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.widths) >= 2 and min(self.widths) > 0, "refinement.widths", self.widths, "two or more widths")
+        _require(self.latent >= 1, "refinement.latent", self.latent, "at least 1")
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The discriminator D([x, label]); built only where objective.adversarial is above 0."""
+
+    net: Literal["pooled", "pixel"] = "pooled"
+    """pooled: ours, any image size. pixel: the paper's, tied to one size."""
+    width: int = 64
+    """Channels of the first layers."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights of the losses. Zero switches a part off, and its cost with it."""
+
+    samples: int = 6
+    """Samples of an image in each training step."""
+    raters: Literal["all", "one"] = "all"
+    """All raters of an image in each step, or one drawn at random as in the paper."""
+    cross_entropy: float = 1.0
+    """Cross entropy of q, for the calibration network."""
+    adversarial: float = 0.0
+    """Non-saturating adversarial loss of the samples (paper: 10)."""
+    calibration: float = 0.0
+    """KL of the samples' mean from q (paper: 5)."""
+    energy: float = 1.0
+    """Unbiased energy loss of samples and raters."""
+    kernel: Literal["minmax", "product"] = "minmax"
+    """Overlap of two soft pixels in the energy loss: min(s, y) or s * y."""
+    smooth: float = 1.0
+    """Pixels of overlap granted to every pair in the energy loss."""
+    marginal: float = 5.0
+    """Cross entropy of the samples' mean against the raters' mean."""
+    r1: float = 10.0
+    """Gradient penalty of the discriminator on real pairs."""
+    r1_on: Literal["probability", "logit"] = "logit"
+    """What the penalty is taken of: the paper's is the probability."""
+
+    def __post_init__(self) -> None:
+        for name in ("cross_entropy", "adversarial", "calibration", "energy", "marginal", "r1", "smooth"):
+            _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
+        _require(self.samples >= 1, "objective.samples", self.samples, "at least 1")
+        _require(self.samples >= 2 or not self.energy, "objective.samples", self.samples, "at least 2 for the energy loss")
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """How one network is updated, and in which steps."""
+
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """adamw, or adam with weight decay as in the paper."""
+    lr: float = 2e-3
+    """Learning rate."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of the two moments."""
+    weight_decay: float = 1e-3
+    """Weight decay."""
+    halve_at: tuple[int, ...] = ()
+    """Epochs after which the learning rate halves."""
+    active: int = 1
+    """Steps in which the network is updated, out of each `period` steps ..."""
+    period: int = 1
+    """... (paper's discriminator: the first 50 of every 250)."""
+    accuracy_cap: float | None = None
+    """Discriminator only: no update while its accuracy in the step before reached this (paper: 0.85)."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "phases.*.lr", self.lr, "above 0")
+        _require(1 <= self.active <= self.period, "phases.*.active", self.active, "from 1 to period")
+
+
+@dataclass(frozen=True)
+class PhasesConfig:
+    """The networks in the order of their updates within a step."""
+
+    calibration: PhaseConfig = field(default_factory=PhaseConfig)
+    refinement: PhaseConfig = field(default_factory=PhaseConfig)
+    discriminator: PhaseConfig = field(default_factory=lambda: PhaseConfig(lr=2e-4, betas=(0.5, 0.99)))
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop."""
+
+    batch: int = 32
+    """Images a step."""
+    accumulate: int = 1
+    """Parts into which a step's batch is cut to save memory; gradients are added up."""
+    warmup: int = 100
+    """Steps in which the learning rate rises to its value."""
+    cosine: bool = True
+    """Let the learning rate fall to zero over the budget along a cosine."""
+    clip: float | None = 1.0
+    """Largest gradient norm of a network; none does not clip."""
+    ema: float | None = 0.999
+    """Decay of the averaged weights that are validated and saved; none keeps the last weights."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    save_every: float = 60.0
+    """Seconds between checkpoints; one is also written after each validation."""
+    tensorboard: bool = False
+    """Also log to RUN/tensorboard (extra `tensorboard`)."""
+    wandb: str | None = None
+    """Also log to this Weights & Biases project (extra `wandb`)."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch >= 1, "training.batch", self.batch, "at least 1")
+        _require(
+            self.accumulate >= 1 and self.batch % self.accumulate == 0,
+            "training.accumulate",
+            self.accumulate,
+            f"a divisor of training.batch {self.batch}",
+        )
+        _require(self.ema is None or 0 < self.ema < 1, "training.ema", self.ema, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How the best model is chosen."""
+
+    split: str = "val"
+    """The split to validate on."""
+    every: int = 250
+    """Steps between validations; the last step is always validated."""
+    images: int | None = 300
+    """Images of the split, a fixed seeded choice; none takes all."""
+    samples: int = 16
+    """Samples of an image."""
+    select: Literal["ged", "last"] = "ged"
+    """ged: keep the model of the lowest GED (U statistic, which more samples do not move). last: keep the newest."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 1, "validation.every", self.every, "at least 1")
+        _require(self.images is None or self.images >= 1, "validation.images", self.images, "at least 1, or none")
+        _require(self.samples >= 2, "validation.samples", self.samples, "at least 2")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    seed: int = 0
+    """Seed of everything random."""
+    minutes: float | None = None
+    """Stop after this many minutes of training."""
+    steps: int | None = None
+    """Stop after this many steps."""
+    epochs: int | None = None
+    """Stop after this many passes over the training split."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the hardware gains by it."""
+    input: InputConfig = field(default_factory=InputConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    phases: PhasesConfig = field(default_factory=PhasesConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "steps", "epochs"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "above 0")
+        _require(
+            any(v is not None for v in (self.minutes, self.steps, self.epochs)),
+            "minutes",
+            None,
+            "a budget: --minutes, --steps or --epochs",
+        )
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The keys that a preset (by name) or a YAML file (by path) sets."""
+    file = PRESETS / f"{name}.yaml" if name in preset_names() else Path(name)
+    if not file.is_file():
+        raise InputError(f"--config {name}: no such preset or file; presets: {', '.join(preset_names())}")
+    try:
+        keys = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {file}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(keys, dict):
+        raise InputError(f"--config {file}: holds no keys; start from a preset: {', '.join(preset_names())}")
+    return keys
+
+
+def load_config(preset: str = "lidc", overrides: dict[str, Any] | None = None) -> Config:
+    """A checked Config from a preset or YAML file and overrides, by dotted name: {"training.batch": 8}.
+
+    Raises InputError that names the key where one does not exist or has a wrong value.
+    """
+    from jsonargparse import ArgumentParser, Namespace
+
+    keys = flatten(read_preset(preset)) | {k: v for k, v in (overrides or {}).items()}
+    known = flatten(dataclasses.asdict(Config(steps=1)))
+    for key in keys:
+        if key not in known:
+            raise InputError(f"config key '{key}' does not exist{_nearest(key, list(known))}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, "config", fail_untyped=True)
+    try:
+        parsed: Namespace = parser.parse_object({"config": unflatten(keys)})
+        config = parser.instantiate_classes(parsed).config
+    except InputError:
+        raise
+    except Exception as error:  # jsonargparse raises several kinds; each says which key and why
+        raise InputError(f"--config {preset}: {' '.join(str(error).split())}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def flatten(keys: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in keys.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} -> {"a": {"b": 1}}."""
+    keys: dict[str, Any] = {}
+    for name, value in flat.items():
+        *folders, last = name.split(".")
+        inner = keys
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[last] = value
+    return keys
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """The config as plain lists, dicts and numbers, for YAML and JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    result = plain(dataclasses.asdict(config))
+    assert isinstance(result, dict)
+    return result
+
+
+def _require(holds: bool, flag: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise InputError(f"--{flag} {value}: must be {wanted}")
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else f"; keys: {', '.join(known)}"

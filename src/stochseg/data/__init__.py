@@ -1,0 +1,1 @@
+"""Source files to a store, a store to batches. Knows nothing of models."""

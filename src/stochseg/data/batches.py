@@ -1,0 +1,112 @@
+"""From a split to training batches: cropped, varied jointly for image and raters, and a pure function of (seed, step).
+
+Since nothing is carried over from one batch to the next, a run can be resumed at any step, in the middle of an epoch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stochseg.config import InputConfig
+from stochseg.data.store import Split
+from stochseg.errors import InputError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: float32 [b c h w] in [-1, 1]; labels: uint8 [b r h w]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Batches:
+    """Training batches of a split; `batches.at(step)` is the batch of that step, whatever was asked before.
+
+    Every epoch is a new permutation of the split, seeded by (seed, epoch); the rest that does not fill a batch waits
+    for another epoch. A split smaller than a batch is repeated within it. All raters are delivered, in random order.
+    """
+
+    def __init__(self, split: Split, size: int, config: InputConfig, seed: int) -> None:
+        self.split, self.size, self.config, self.seed = split, size, config, seed
+        self.per_epoch = max(1, len(split) // size)
+        check_crop(split, config.crop)
+
+    def epoch_of(self, step: int) -> int:
+        return step // self.per_epoch
+
+    def rows_at(self, step: int) -> np.ndarray:
+        """The rows of the split that make up the batch of this step."""
+        epoch, index = divmod(step, self.per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.split))
+        return np.resize(order, max(self.size, len(order)))[index * self.size : (index + 1) * self.size]
+
+    def at(self, step: int) -> Batch:
+        generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, 1]).integers(2**62)))
+        images, labels = read_rows(self.split, self.rows_at(step), self.config, generator)
+        return augment(images, labels, self.config, generator)
+
+
+def in_order(split: Split, size: int, crop: int | None, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+    """The images of a split once, in order, centre-cropped, in batches of at most `size`."""
+    check_crop(split, crop)
+    chosen = np.arange(len(split)) if rows is None else np.asarray(rows)
+    config = InputConfig(crop=crop, jitter=0)
+    for start in range(0, len(chosen), size):
+        images, labels = read_rows(split, chosen[start : start + size], config, None)
+        yield Batch(images.mul_(2).sub_(1), labels)
+
+
+def check_crop(split: Split, crop: int | None) -> None:
+    """InputError where the images are smaller than the crop."""
+    h, w = split.images.shape[1:3]
+    if crop is not None and crop > min(h, w):
+        raise InputError(f"--input.crop {crop}: the images of split '{split.name}' are {h}x{w}; choose {min(h, w)} or less")
+
+
+def read_rows(
+    split: Split, rows: np.ndarray, config: InputConfig, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Read and crop rows of a split: images float32 [b c h w] in [0, 1], labels uint8 [b r h w].
+
+    The crop is centred; with a generator it moves off the centre by up to config.jitter of the room there is.
+    """
+    h, w = split.images.shape[1:3]
+    ch, cw = (config.crop or h), (config.crop or w)
+    room = np.array([h - ch, w - cw])
+    start = np.tile(room // 2, (len(rows), 1))
+    if generator is not None and config.jitter and room.any():
+        move = torch.rand(len(rows), 2, generator=generator).numpy() - 0.5
+        start = np.rint(room / 2 + move * room * config.jitter).astype(int)
+    images = np.stack([split.images[i, t : t + ch, x : x + cw] for i, (t, x) in zip(rows, start)])
+    labels = np.stack([split.labels[i, :, t : t + ch, x : x + cw] for i, (t, x) in zip(rows, start)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255), torch.from_numpy(labels)
+
+
+def augment(images: Tensor, labels: Tensor, config: InputConfig, generator: torch.Generator) -> Batch:
+    """Vary images [b c h w] in [0, 1] and labels [b r h w] jointly, and shuffle each image's raters."""
+    from kornia.enhance import adjust_contrast_with_mean_subtraction, adjust_gamma
+    from kornia.geometry.transform import hflip, vflip
+
+    b, r = labels.shape[:2]
+    if config.flips:
+        for flip in (hflip, vflip):
+            chosen = torch.rand(b, generator=generator) < 0.5
+            images[chosen], labels[chosen] = flip(images[chosen]), flip(labels[chosen])
+    if config.turns and images.shape[-1] == images.shape[-2]:
+        quarters = torch.randint(4, (b,), generator=generator)
+        for k in (1, 2, 3):
+            chosen = quarters == k
+            images[chosen] = images[chosen].rot90(k, (-2, -1))
+            labels[chosen] = labels[chosen].rot90(k, (-2, -1))
+    if config.intensity:
+        gamma, contrast, brightness = (torch.rand(3, b, generator=generator) * 2 - 1) * config.intensity
+        images = adjust_gamma(images, gamma.exp())
+        images = adjust_contrast_with_mean_subtraction(images, contrast.exp())
+        images = (images + brightness[:, None, None, None]).clamp(0, 1)
+    order = torch.rand(b, r, generator=generator).argsort(1)
+    labels = labels.gather(1, order[:, :, None, None].expand_as(labels))
+    return Batch(images * 2 - 1, labels)

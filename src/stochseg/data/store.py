@@ -1,0 +1,310 @@
+"""The store: images and all their annotations as memory-mapped arrays beside one index.json.
+
+    STORE/index.json          format, classes, raters, and per split: ids, groups, source, arrays with their sha256
+    STORE/SPLIT.images.npy    uint8 [N h w c]
+    STORE/SPLIT.labels.npy    uint8 [N r h w]; class ids, the ignore class among them; a missing rater is a map of 255
+    STORE/SPLIT.NAME.npy      optional further arrays, one row an image (blackbox, modes, mode_probabilities)
+
+One writer fills a temporary folder beside the target, which is moved there when whole, so a store that can be
+opened is a store that was finished.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from stochseg.errors import InputError
+
+FORMAT = "stochseg-store"
+VERSION = 1
+MISSING_RATER = 255
+"""A label map filled with this value says that this rater did not annotate this image."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class: what people call it and how figures paint it (RGB, 0 to 255)."""
+
+    name: str
+    color: tuple[int, int, int]
+
+
+LESION_CLASSES = (ClassInfo("background", (0, 0, 0)), ClassInfo("lesion", (230, 85, 50)))
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a store, memory-mapped.
+
+    images: uint8 [N h w c]; labels: uint8 [N r h w]; ids, groups: N strings, a group being what must never be
+    in two splits (a patient, a city); extras: further arrays [N ...] by name.
+    """
+
+    name: str
+    images: Array
+    labels: Array
+    ids: list[str]
+    groups: list[str]
+    source: str
+    extras: dict[str, Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened store. Make one with `open_store`."""
+
+    path: Path
+    classes: list[ClassInfo]
+    raters: int
+    ignore: int | None
+    flips: list[tuple[int, int, float]]
+    convention: str
+    splits: dict[str, Split]
+    notes: dict[str, Any]
+
+    def split(self, name: str) -> Split:
+        """The split of this name; InputError lists those present."""
+        if name not in self.splits:
+            raise InputError(f"{self.path}: no split '{name}'; this store holds {', '.join(sorted(self.splits))}")
+        return self.splits[name]
+
+
+def open_store(path: str | Path, verify: bool = False) -> Store:
+    """Open a store, checking shapes, dtypes and label values against its index.
+
+    Label values are checked on a spread of up to 256 images a split; `verify` reads every byte instead and compares
+    sha256 too. Raises InputError with the file, what was found and the cure.
+    """
+    path = Path(path)
+    index = _read_index(path)
+    try:
+        classes = [ClassInfo(c["name"], tuple(c["color"])) for c in index["classes"]]
+        splits = {name: _open_split(path, name, entry) for name, entry in index["splits"].items()}
+        store = Store(
+            path,
+            classes,
+            index["raters"],
+            index["ignore"],
+            [(int(a), int(b), float(p)) for a, b, p in index["flips"]],
+            index["convention"],
+            splits,
+            index.get("notes", {}),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path / 'index.json'}: damaged ({type(error).__name__}: {error}); prepare it again") from error
+    for split in splits.values():
+        if split.labels.shape[1] != store.raters:
+            raise InputError(
+                f"{path}/{split.name}.labels.npy: {split.labels.shape[1]} raters, index.json says {store.raters}"
+            )
+        _check_labels(path, split, len(classes), every=verify)
+        if verify:
+            for name, entry in index["splits"][split.name]["arrays"].items():
+                file = path / entry["file"]
+                if _sha256(file) != entry["sha256"]:
+                    raise InputError(f"{file}: sha256 of '{name}' differs from index.json; prepare the store again")
+    return store
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    file = path / "index.json"
+    if not path.is_dir():
+        raise InputError(f"{path}: no such store; make one with `stochseg prepare ... --out {path}`")
+    if not file.is_file():
+        raise InputError(f"{path}: not a store (no index.json); make one with `stochseg prepare`")
+    try:
+        index = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file}: not readable as JSON ({error}); prepare the store again") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise InputError(f"{file}: not the index of a store (its format is not '{FORMAT}')")
+    if index.get("version", 0) > VERSION:
+        raise InputError(
+            f"{file}: store of format {index['version']}, this stochseg reads up to {VERSION}; update stochseg"
+        )
+    return index
+
+
+def _open_split(path: Path, name: str, entry: Mapping[str, Any]) -> Split:
+    arrays: dict[str, Array] = {}
+    count = len(entry["ids"])
+    for array, facts in entry["arrays"].items():
+        file = path / facts["file"]
+        try:
+            opened: Array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{file}: cannot be opened as an array ({error}); prepare the store again") from error
+        found = (list(opened.shape), str(opened.dtype))
+        wanted = (list(facts["shape"]), facts["dtype"])
+        if found != wanted:
+            raise InputError(f"{file}: holds {found[1]} {found[0]}, index.json says {wanted[1]} {wanted[0]}")
+        if len(opened) != count:
+            raise InputError(f"{file}: {len(opened)} rows for {count} ids in index.json")
+        arrays[array] = opened
+    images, labels = arrays.pop("images"), arrays.pop("labels")
+    if images.ndim != 4 or labels.ndim != 4 or images.dtype != np.uint8 or labels.dtype != np.uint8:
+        raise InputError(f"{path}: split '{name}' needs uint8 images [N h w c] and labels [N r h w]")
+    if images.shape[1:3] != labels.shape[2:]:
+        raise InputError(
+            f"{path}: split '{name}' has images of {images.shape[1:3]} and labels of {labels.shape[2:]} pixels"
+        )
+    if len(entry["groups"]) != count:
+        raise InputError(f"{path}: split '{name}' has {count} ids and {len(entry['groups'])} groups")
+    return Split(name, images, labels, entry["ids"], entry["groups"], entry["source"], arrays)
+
+
+def _check_labels(path: Path, split: Split, classes: int, every: bool) -> None:
+    count = len(split)
+    rows = range(count) if every else np.unique(np.linspace(0, count - 1, min(count, 256)).astype(int))
+    for row in rows:
+        labels = split.labels[row]
+        low = labels[labels != MISSING_RATER]
+        if low.size and low.max() >= classes:
+            raise InputError(
+                f"{path}: split '{split.name}', image '{split.ids[row]}' has label {low.max()}, "
+                f"the store has classes 0 to {classes - 1}"
+            )
+        partly = [(m == MISSING_RATER).any() and not (m == MISSING_RATER).all() for m in labels]
+        if any(partly):
+            raise InputError(
+                f"{path}: split '{split.name}', image '{split.ids[row]}' has a map partly {MISSING_RATER}; "
+                "that value marks a whole missing rater"
+            )
+
+
+class StoreWriter:
+    """Writes a store once. Use as a context manager; the store appears at `path` only when the block ends well.
+
+        with StoreWriter(out, classes=LESION_CLASSES, raters=4, source="made by hand") as writer:
+            split = writer.add_split("train", ids, groups, image_shape=(64, 64, 1))
+            split.images[0], split.labels[0] = image, masks
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        classes: Sequence[ClassInfo],
+        raters: int,
+        ignore: int | None = None,
+        flips: Sequence[tuple[int, int, float]] = (),
+        convention: str = "car",
+        notes: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not overwrite:
+            raise InputError(f"{self.path}: exists already; choose another --out, or pass --overwrite")
+        if overwrite and self.path.exists() and not (self.path / "index.json").is_file():
+            raise InputError(f"{self.path}: is not a store, so --overwrite leaves it alone; choose another --out")
+        self._index: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "classes": [asdict(c) for c in classes],
+            "ignore": ignore,
+            "raters": raters,
+            "flips": [list(f) for f in flips],
+            "convention": convention,
+            "notes": dict(notes or {}),
+            "splits": {},
+        }
+        self._groups: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.parent))
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another --out") from error
+        return self
+
+    def add_split(
+        self,
+        name: str,
+        ids: Sequence[str],
+        groups: Sequence[str],
+        image_shape: tuple[int, int, int],
+        source: str,
+        extras: Mapping[str, tuple[tuple[int, ...], DTypeLike]] | None = None,
+    ) -> Split:
+        """Make the arrays of a split, zero-filled and writable, for the caller to fill row by row.
+
+        image_shape: (h, w, c). extras: name -> (shape of a row, dtype). The leak check is here: InputError names a
+        group that an earlier split holds already.
+        """
+        if not ids:
+            raise InputError(f"split '{name}' of {source} is empty; leave it out or add images")
+        if len(set(ids)) != len(ids):
+            twice = next(i for n, i in enumerate(ids) if i in ids[:n])
+            raise InputError(f"split '{name}' of {source} holds the id '{twice}' twice")
+        for group in set(groups):
+            if self._groups.setdefault(group, name) != name:
+                raise InputError(
+                    f"'{group}' is in split '{self._groups[group]}' and in split '{name}' of {source}; "
+                    "scores would be too good: keep each patient in one split"
+                )
+        h, w, c = image_shape
+        shapes: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
+            "images": ((h, w, c), np.uint8),
+            "labels": ((self._index["raters"], h, w), np.uint8),
+            **(extras or {}),
+        }
+        arrays: dict[str, Array] = {
+            array: np.lib.format.open_memmap(
+                self._folder / f"{name}.{array}.npy", mode="w+", dtype=np.dtype(dtype), shape=(len(ids), *shape)
+            )
+            for array, (shape, dtype) in shapes.items()
+        }
+        self._index["splits"][name] = {
+            "ids": list(ids),
+            "groups": list(groups),
+            "source": source,
+            "arrays": {
+                array: {"file": f"{name}.{array}.npy", "shape": list(a.shape), "dtype": str(a.dtype)}
+                for array, a in arrays.items()
+            },
+        }
+        images, labels = arrays.pop("images"), arrays.pop("labels")
+        return Split(name, images, labels, list(ids), list(groups), source, arrays)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _finish(self) -> None:
+        if not self._index["splits"]:
+            raise InputError(f"{self.path}: nothing to write, no split was added")
+        for entry in self._index["splits"].values():
+            for facts in entry["arrays"].values():
+                facts["sha256"] = _sha256(self._folder / facts["file"])
+        (self._folder / "index.json").write_text(json.dumps(self._index, indent=1))
+        open_store(self._folder)
+        self._folder.chmod(0o755)
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        os.replace(self._folder, self.path)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,275 @@
+"""A model against a split: scores with intervals, beside what trivial answers score on the same images."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stochseg.data.batches import in_order
+from stochseg.data.store import Split, Store
+from stochseg.errors import InputError
+from stochseg.metrics.calibration import ReliabilityCounts, class_frequencies, dice_of_mean, reliability_counts
+from stochseg.metrics.conventions import Convention, get_convention
+from stochseg.metrics.distances import set_distances
+from stochseg.metrics.ged import energy_distance_of, mean_within
+from stochseg.metrics.intervals import bootstrap_interval
+from stochseg.metrics.matching import check_counts, hungarian_iou_of
+from stochseg.metrics.raters import raters_reference
+from stochseg.models.car import CAR
+from stochseg.progress import say, track
+from stochseg.sampling.sample import latents
+
+Values = dict[str, NDArray[np.float64]]
+BATCH = 32
+EXAMPLES = 8
+BASELINES = ("all_empty", "argmax", "independent_pixels", "raters")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """values: per image [N], by name; baselines: the same per trivial answer; reliability: of the marginals.
+
+    reliability has an entry for each of "q" and "mean" (of the samples) with "top" and "foreground" (`Target`).
+    """
+
+    values: Values
+    baselines: dict[str, Values]
+    reliability: dict[tuple[str, str], ReliabilityCounts]
+
+
+def score_split(
+    model: CAR,
+    split: Split,
+    samples: int,
+    convention: Convention,
+    *,
+    crop: int | None,
+    ignore: int | None = None,
+    seed: int = 0,
+    rows: Sequence[int] | None = None,
+    baselines: bool = True,
+    progress: bool = False,
+) -> Scores:
+    """Sample every image of a split (or of the rows given) and score the samples against its raters."""
+    check_counts(samples, split.labels.shape[1], convention.matching)
+    k = len(model.classes)
+    chosen = list(range(len(split))) if rows is None else list(rows)
+    found: defaultdict[str, list[Tensor]] = defaultdict(list)
+    trivial: dict[str, defaultdict[str, list[Tensor]]] = {name: defaultdict(list) for name in BASELINES}
+    reliability: dict[tuple[str, str], ReliabilityCounts] = {}
+    batches: Iterable[Any] = in_order(split, BATCH, crop, chosen)
+    if progress:
+        batches = track(batches, -(-len(chosen) // BATCH), f"evaluating on {split.name}", "batches")
+    done = 0
+    for batch in batches:
+        numbers = chosen[done : done + len(batch.images)]
+        done += len(numbers)
+        q = model.probabilities(batch.images).cpu()
+        maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent)).cpu()
+        _add(found, score_maps(maps, batch.labels, k, convention, ignore))
+        _add(found, {"dice": dice_of_mean(maps, batch.labels, k, ignore=ignore)})
+        for name, marginals in (("q", q), ("mean", class_frequencies(maps, k))):
+            for target in ("top", "foreground"):
+                counts = reliability_counts(marginals, batch.labels, target=target, ignore=ignore)
+                before = reliability.get((name, target))
+                reliability[name, target] = counts if before is None else before + counts
+        if baselines:
+            same = (len(maps), samples, *maps.shape[2:])
+            empty, likeliest = torch.zeros_like(maps[:, :1]), q.argmax(1, keepdim=True).to(torch.uint8)
+            _add(trivial["all_empty"], score_maps(empty.expand(same), batch.labels, k, convention, ignore))
+            _add(trivial["argmax"], score_maps(likeliest.expand(same), batch.labels, k, convention, ignore))
+            pixels = independent_pixels(q, samples, seed, numbers)
+            _add(trivial["independent_pixels"], score_maps(pixels, batch.labels, k, convention, ignore))
+            ged, hm_iou = raters_reference(batch.labels, samples, k, convention, ignore)
+            _add(trivial["raters"], {"ged": ged, "hm_iou": hm_iou})
+            if "modes" in split.extras:
+                truth = draws_from_modes(split, numbers, samples, seed, crop)
+                _add(trivial.setdefault("truth", defaultdict(list)), score_maps(truth, batch.labels, k, convention, ignore))
+    return Scores(_gather(found), {name: _gather(v) for name, v in trivial.items() if v}, reliability)
+
+
+def score_maps(
+    maps: Tensor, labels: Tensor, classes: int, convention: Convention, ignore: int | None = None
+) -> dict[str, Tensor]:
+    """The set scores of samples [b n h w] against labels [b r h w], each [b]."""
+    distances = set_distances(maps, labels, classes, convention, ignore)
+    parts = energy_distance_of(distances, convention.statistic)
+    return {
+        "ged": parts.ged,
+        "hm_iou": hungarian_iou_of(distances, convention.matching),
+        "diversity": parts.diversity,
+        "distance_to_labels": parts.d_ys,
+        "raters_diversity": mean_within(distances.yy, distances.present, "U"),
+    }
+
+
+def independent_pixels(q: Tensor, n: int, seed: int, numbers: Sequence[int]) -> Tensor:
+    """Maps uint8 [b n h w] whose pixels are drawn from q [b k h w] on their own: calibrated, and not coherent."""
+    b, _, h, w = q.shape
+    draws = np.stack([np.random.default_rng([seed, i, 1]).random((n, h, w), dtype=np.float32) for i in numbers])
+    steps = q.float().cumsum(1)[:, None, :-1]  # [b 1 k-1 h w]
+    return (torch.from_numpy(draws)[:, :, None] >= steps).sum(2).to(torch.uint8).reshape(b, n, h, w)
+
+
+def draws_from_modes(split: Split, numbers: Sequence[int], n: int, seed: int, crop: int | None) -> Tensor:
+    """Maps uint8 [b n h w] drawn from the exact distribution that a generated store holds: the best reachable answer."""
+    drawn = []
+    for i in numbers:
+        p = split.extras["mode_probabilities"][i].astype(np.float64)
+        picks = np.random.default_rng([seed, i, 2]).choice(len(p), n, p=p / p.sum())
+        drawn.append(split.extras["modes"][i][picks])
+    maps = torch.from_numpy(np.stack(drawn))
+    h, w = maps.shape[-2:]
+    top, left = (h - (crop or h)) // 2, (w - (crop or w)) // 2
+    return maps[..., top : top + (crop or h), left : left + (crop or w)]
+
+
+def evaluate(
+    run: Path,
+    data: Path,
+    split: str = "test",
+    samples: int = 16,
+    convention: str | None = None,
+    seed: int = 0,
+    precision: str = "auto",
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Score a run on a split, print a table and write RUN/evaluation/SPLIT.json and SPLIT.npz.
+
+    Args:
+        run: run directory or exported model.
+        data: the store.
+        split: which split of the store.
+        samples: samples of an image.
+        convention: how scores are counted; default: the store's own.
+        seed: of the samples.
+        precision: auto, float32 or bfloat16.
+        limit: score this many images, spread over the split, instead of all.
+    """
+    from stochseg.data.store import open_store
+    from stochseg.training.run import crop_of
+
+    store = open_store(data)
+    chosen = store.split(split)
+    model = CAR.load(run, precision=precision)
+    check_fit(model, store)
+    rule = get_convention(convention or store.convention)
+    crop = crop_of(model, chosen)
+    rows = None if limit is None else spread(len(chosen), limit)
+    start = time.monotonic()
+    scores = score_split(
+        model, chosen, samples, rule, crop=crop, ignore=store.ignore, seed=seed, rows=rows, progress=True
+    )
+    seconds = time.monotonic() - start
+    groups = np.array(chosen.groups)[rows if rows is not None else slice(None)]
+    result = summary(scores, groups) | {
+        "split": split,
+        "samples": samples,
+        "convention": rule.name,
+        "seconds": seconds,
+        "seed": seed,
+        "store": store.path.name,
+        "raters_per_image": store.raters,
+    }
+    folder = run / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{split}.json").write_text(json.dumps(result, indent=1))
+    arrays = dict(scores.values) | {
+        f"{name}_{key}": value for name, values in scores.baselines.items() for key, value in values.items()
+    }
+    ids = np.array(chosen.ids)[rows if rows is not None else slice(None)]
+    np.savez_compressed(folder / f"{split}.npz", ids=ids, groups=groups, **arrays)
+    save_examples(folder / f"{split}_examples.npz", model, chosen, scores, samples, crop, seed, rows)
+    return result
+
+
+def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
+    """Means, 95 % intervals over groups, calibration errors, and the baselines' means, as plain numbers."""
+    result: dict[str, Any] = {}
+    for name, values in scores.values.items():
+        result[name] = _mean(values)
+        if result[name] is None:
+            continue
+        result[f"{name}_interval"] = [float(x) for x in bootstrap_interval(values, groups)]
+    result["images"] = len(groups)
+    result["groups"] = len(np.unique(groups))
+    result["undefined"] = {name: int(np.isnan(v).sum()) for name, v in scores.values.items() if np.isnan(v).any()}
+    for (name, target), counts in scores.reliability.items():
+        if target == "top":
+            result[f"ece_{name}"] = float(counts.error())
+        else:
+            confidence, frequency = counts.curve()
+            used = counts.counts > 0
+            result[f"reliability_{name}"] = {
+                "confidence": confidence[used].tolist(),
+                "frequency": frequency[used].tolist(),
+                "pixels": counts.counts[used].tolist(),
+            }
+    result["baselines"] = {
+        name: {key: _mean(values[key]) for key in values if key in ("ged", "hm_iou", "diversity", "distance_to_labels")}
+        for name, values in scores.baselines.items()
+    }
+    return result
+
+
+def save_examples(
+    file: Path,
+    model: CAR,
+    split: Split,
+    scores: Scores,
+    samples: int,
+    crop: int | None,
+    seed: int,
+    rows: Sequence[int] | None,
+) -> None:
+    """Keep a few images with their samples for the report: from the best GED to the worst, at even steps."""
+    ged = np.nan_to_num(scores.values["ged"], nan=np.inf)
+    order = np.argsort(ged, kind="stable")
+    places = order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES + 2).astype(int)[1:-1])]
+    numbers = [int(p) if rows is None else int(rows[p]) for p in places]
+    batch = next(iter(in_order(split, len(numbers), crop, numbers)))
+    maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent))
+    np.savez_compressed(
+        file,
+        ids=np.array([split.ids[i] for i in numbers]),
+        ged=ged[places],
+        images=((batch.images + 1) * 127.5).round().to(torch.uint8).numpy(),
+        labels=batch.labels.numpy(),
+        samples=maps.cpu().numpy(),
+        q=model.probabilities(batch.images).cpu().numpy().astype(np.float16),
+    )
+
+
+def check_fit(model: CAR, store: Store) -> None:
+    """InputError where model and store do not belong together."""
+    if len(model.classes) != len(store.classes):
+        raise InputError(f"{store.path}: has {len(store.classes)} classes, the model {len(model.classes)}; use its own store")
+    channels = next(iter(store.splits.values())).images.shape[3]
+    if channels != model.channels:
+        raise InputError(f"{store.path}: images have {channels} channels, the model takes {model.channels}")
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """`limit` rows evenly over `count`."""
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(limit, count)).round())]
+
+
+def _add(lists: defaultdict[str, list[Tensor]], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        lists[name].append(value.double())
+
+
+def _gather(lists: dict[str, list[Tensor]]) -> Values:
+    return {name: torch.cat(values).numpy() for name, values in lists.items()}
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else None

@@ -1,0 +1,1 @@
+"""Networks, and the user's object over them. Knows nothing of training."""

@@ -1,0 +1,31 @@
+"""Building pieces of our own networks (the paper's keep the paper's)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def norm(width: int) -> nn.GroupNorm:
+    """Group normalisation: the same in training and test, and for every batch size."""
+    groups = next(g for g in (8, 4, 2, 1) if width % g == 0)
+    return nn.GroupNorm(groups, width)
+
+
+def conv(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inside, outside, 3, stride, padding=1)
+
+
+def conv_block(inside: int, outside: int, dropout: float = 0.0) -> nn.Sequential:
+    """Two 3x3 convolutions, each with group norm and SiLU."""
+    layers: list[nn.Module] = []
+    for width in (inside, outside):
+        layers += [conv(width, outside), norm(outside), nn.SiLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double h and w by repeating pixels. Autocast would make a float32 copy here; there is nothing to gain by it."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, scale_factor=2, mode="nearest")

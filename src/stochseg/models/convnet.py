@@ -1,0 +1,40 @@
+"""Five convolutions: the paper's calibration network on top of a black box, for Cityscapes (section 5.3)."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """Five 3x3 convolutions at full resolution, padded by reflection.
+
+    channels: of the image and of the one-hot black box, which the caller concatenates; classes: k; width: channels
+    between; dropout: after every convolution, the last one too, as in the official code.
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 64, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    OrderedDict(
+                        conv=_conv3x3(inside, width),
+                        dropout=nn.Dropout(dropout),
+                        norm=nn.BatchNorm2d(width),
+                        activation=nn.LeakyReLU(0.2, inplace=True),
+                    )
+                )
+                for inside in (channels, width, width, width)
+            )
+        )
+        self.head = _conv3x3(width, classes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [b c h w], at least 2 x 2 pixels. Returns logits [b k h w]."""
+        logits: Tensor = self.dropout(self.head(self.blocks(x)))
+        return logits
+
+
+def _conv3x3(inside: int, outside: int) -> nn.Conv2d:
+    return nn.Conv2d(inside, outside, 3, padding=1, padding_mode="reflect")

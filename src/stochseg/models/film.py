@@ -1,0 +1,103 @@
+"""Our own refinement network: cheap per sample, with z at every scale and a start at the calibration network's answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stochseg.models.blocks import conv, conv_block, upsample
+from stochseg.models.padding import pad_to_multiple
+
+FIELD = 8
+"""Side of the coarse noise field, in cells: z's last FIELD * FIELD numbers, stretched over the image."""
+
+
+@dataclass
+class Features:
+    """What does not depend on z, computed once an image: one map a level (finest first), and the logits of q."""
+
+    levels: list[Tensor]
+    base: Tensor
+    crop: Callable[[Tensor], Tensor]
+
+
+class FilmRefinement(nn.Module):
+    """Refinement network G([x, q], z) -> logits [b n k h w]; images [b c h w] in [-1, 1], q [b k h w], z [b n z].
+
+    z = [global, field]: the global part scales and shifts features at every level (FiLM, Perez et al. 2018); the field,
+    8x8 cells over the whole image, enters each level through a 1x1 convolution that starts at zero. Both are part of z,
+    so one z is one hypothesis, and the network is a pure function. Samples are corrections to log q: before training
+    every sample is q. No norms in the path that runs once a sample: there they cost more than the convolutions.
+    """
+
+    def __init__(
+        self, channels: int, classes: int, widths: Sequence[int] = (16, 32, 64, 128), latent: int = 16, field: bool = True
+    ):
+        super().__init__()
+        self.stride = 2 ** (len(widths) - 1)
+        self.latent = latent + FIELD * FIELD * field
+        self._global = latent
+        self.stem = conv(channels + classes, widths[0])
+        self.down = nn.ModuleList(conv_block(a, b) for a, b in zip(widths, widths[1:]))
+        self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
+        self.style = nn.Sequential(nn.Linear(latent, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
+        self.bring = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
+        self.steps = nn.ModuleList(FilmStep(width, 64, field) for width in widths[1:])
+        self.head = conv(widths[0], classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def encode(self, x: Tensor, q: Tensor) -> Features:
+        base = q.float().clamp_min(1e-4).log()
+        full, crop = pad_to_multiple(torch.cat([x, base.to(x.dtype)], 1), self.stride)
+        level = self.stem(full)
+        levels = [level]
+        for block in self.down:
+            level = block(F.max_pool2d(level, 2))
+            levels.append(level)
+        levels[:-1] = [skip(a) for skip, a in zip(self.skip, levels)]
+        return Features(levels, base, crop)
+
+    def decode(self, features: Features, z: Tensor) -> Tensor:
+        b, n = z.shape[:2]
+        style = self.style(z[..., : self._global].flatten(0, 1))
+        noise = z[..., self._global :].reshape(b * n, -1, FIELD, FIELD) if z.shape[-1] > self._global else None
+        levels = features.levels
+        x = levels[-1][:, None].expand(-1, n, -1, -1, -1).flatten(0, 1)
+        for level in reversed(range(len(self.steps))):
+            x = self.steps[level](x, style, noise)
+            x = upsample(self.bring[level](x))
+            # the skip belongs to the image: added to each of its samples without copying it n times
+            x = (x.unflatten(0, (b, n)) + levels[level][:, None]).flatten(0, 1)
+        x = F.silu(x)
+        delta = features.crop(self.head(x)).float()
+        return delta.unflatten(0, (b, n)) + features.base[:, None]
+
+    def forward(self, x: Tensor, q: Tensor, z: Tensor) -> Tensor:
+        return self.decode(self.encode(x, q), z)
+
+
+class FilmStep(nn.Module):
+    """One level of the stochastic decoder: convolution, FiLM and noise, SiLU, residual convolution."""
+
+    def __init__(self, width: int, style: int, field: bool):
+        super().__init__()
+        self.first = conv(width, width)
+        self.film = nn.Linear(style, 2 * width)
+        self.second = conv(width, width)
+        self.noise = nn.Conv2d(1, width, 1, bias=False) if field else None
+        if self.noise is not None:
+            nn.init.zeros_(self.noise.weight)
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        h = self.first(x)
+        scale, shift = self.film(style)[..., None, None].chunk(2, 1)
+        h = torch.addcmul(shift, h, 1 + scale)
+        if self.noise is not None and noise is not None:
+            field = F.interpolate(noise, size=h.shape[-2:], mode="bilinear", align_corners=False)
+            h = h + self.noise(field)
+        h = F.silu(h)
+        return F.silu(h + self.second(h))
+

@@ -1,0 +1,162 @@
+"""The refinement network G([x, q], z) -> one coherent map (paper, section 3.2 and appendix).
+
+Everything that does not depend on z is done once an image (`encode`); `decode` does the rest for all samples at once.
+"""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stochseg.models.padding import pad_to_multiple
+
+STRIDE = 16
+SCALE_FLOOR = 1e-5
+"""Added to an injection's scale, as in the official code."""
+
+
+class Features(NamedTuple):
+    """What `decode` needs of an image beside z, one row an image (H, W: h, w padded to a multiple of 16).
+
+    For some rows only, use `Features(*(f[rows] for f in features))`.
+    """
+
+    coarse: Tensor  # [b 2*width H/4 W/4]; where z enters first
+    middle: Tensor  # [b width H/2 W/2]; the share of the encoder's second stage in the third decoder stage
+    fine: Tensor  # [b width h w]; the share of the encoder's first stage in the last decoder stage
+
+
+class Refinement(nn.Module):
+    """A U-Net whose last three decoder stages take z.
+
+    channels: of the image; classes: k; latent: length of z; width: channels of the first stage, doubled at each of
+    the four; dropout: after every stage.
+    """
+
+    def __init__(self, channels: int, classes: int, latent: int, width: int = 32, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.latent = latent
+        w1, w2, w3, w4 = width, 2 * width, 4 * width, 8 * width
+        self.down1 = _down(channels + classes, w1, dropout)
+        self.down2 = _down(w1, w2, dropout)
+        self.down3 = _down(w2, w3, dropout)
+        self.down4 = _down(w3, w4, dropout)
+        self.up1 = _up(w4, w3, dropout)
+        self.up2 = _up(w3 + w3, w2, dropout)
+        self.up3 = _MergingUp(w2, w2, w1, dropout)
+        self.up4 = _MergingUp(w1, w1, w1, dropout)
+        self.inject1 = _Injection(latent, w2, w2)
+        self.inject2 = _Injection(latent, w1, w1)
+        self.inject3 = _Injection(latent, w1, classes)
+
+    def forward(self, x: Tensor, q: Tensor, z: Tensor) -> Tensor:
+        """x: [b c h w]; q: [b k h w], the calibration network's probabilities; z: [b n z]. Returns logits [b n k h w]."""
+        return self.decode(self.encode(x, q), z)
+
+    def encode(self, x: Tensor, q: Tensor) -> Features:
+        """x: [b c h w]; q: [b k h w]; any size. Returns all that does not depend on z."""
+        padded, crop = pad_to_multiple(torch.cat([x, q], 1), STRIDE)
+        half = self.down1(padded)
+        quarter = self.down2(half)
+        eighth = self.down3(quarter)
+        coarse = self.up2(torch.cat([self.up1(self.down4(eighth)), eighth], 1))
+        return Features(coarse, self.up3.share(quarter), crop(self.up4.share(half)))
+
+    def decode(self, features: Features, z: Tensor) -> Tensor:
+        """z: [b n z], n samples of each image. Returns logits [b n k h w]; their softmax over k is a sample."""
+        b, n, _ = z.shape
+        z = z.flatten(0, 1)
+        x = F.leaky_relu(self.inject1(features.coarse.repeat_interleave(n, 0), z))
+        x = self.up3(x, features.middle)
+        x = F.leaky_relu(self.inject2(x, z))
+        x = self.up4(x, features.fine)
+        logits: Tensor = self.inject3(x, z)
+        return logits.unflatten(0, (b, n))
+
+
+class _Injection(nn.Module):
+    """z shifts and scales every channel, then a 1x1 convolution: mix((f + shift z) * (scale z + 1e-5)).
+
+    With z given this is one linear map a sample, so it is done as one product of matrices, never writing the shifted
+    and scaled features: memory traffic is what this network waits for.
+    """
+
+    def __init__(self, latent: int, inside: int, outside: int) -> None:
+        super().__init__()
+        self.shift = nn.Linear(latent, inside)
+        self.scale = nn.Linear(latent, inside)
+        self.mix = nn.Conv2d(inside, outside, 1)
+        for linear in (self.shift, self.scale):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        nn.init.orthogonal_(self.mix.weight)
+        assert self.mix.bias is not None
+        nn.init.trunc_normal_(self.mix.bias, std=0.001, a=-0.002, b=0.002)
+
+    def forward(self, f: Tensor, z: Tensor) -> Tensor:
+        """f: [b c h w]; z: [b z]. Returns [b o h w]."""
+        mix = self.mix.weight.flatten(1)  # [o c]
+        scale = self.scale(z) + SCALE_FLOOR  # [b c]
+        offset = F.linear(self.shift(z) * scale, mix, self.mix.bias)  # [b o]
+        weight = (mix * scale[:, None]).transpose(1, 2)  # [b c o]
+        pixels = f.flatten(2).transpose(1, 2)  # [b h*w c]
+        mixed = torch.baddbmm(offset[:, None], pixels, weight)
+        return mixed.transpose(1, 2).unflatten(2, f.shape[2:])
+
+
+class _MergingUp(nn.Module):
+    """Doubles h and w: transposed convolution of [deep, skip], norm, LeakyReLU, dropout.
+
+    The convolution is linear, so it is the sum of deep's share, one a sample, and skip's `share`, one an image.
+    """
+
+    def __init__(self, deep: int, skip: int, outside: int, dropout: float) -> None:
+        super().__init__()
+        self.deep = deep
+        self.conv = nn.ConvTranspose2d(deep + skip, outside, 2, stride=2)
+        self.norm = nn.BatchNorm2d(outside)
+        self.dropout = nn.Dropout(dropout)
+
+    def share(self, skip: Tensor) -> Tensor:
+        """skip: [b c h w]. Returns [b o 2h 2w], bias included."""
+        return F.conv_transpose2d(skip, self.conv.weight[self.deep :], self.conv.bias, stride=2)
+
+    def forward(self, deep: Tensor, share: Tensor) -> Tensor:
+        """deep: [b*n c h w]; share: [b o h2 w2], where h2, w2 may be less than 2h, 2w. Returns [b*n o h2 w2]."""
+        weight = self.conv.weight[: self.deep]
+        if not self.training:  # the norm is then a fixed affine map, which costs nothing inside the convolution
+            assert self.norm.running_mean is not None and self.norm.running_var is not None
+            gain = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
+            weight = weight * gain[:, None, None]
+            share = (share - self.norm.running_mean[:, None, None]) * gain[:, None, None]
+            share = share + self.norm.bias[:, None, None]
+        h, w = share.shape[-2:]
+        x = F.conv_transpose2d(deep, weight, stride=2)[..., :h, :w]
+        x = x.unflatten(0, (len(share), -1)) + share.to(x.dtype)[:, None]
+        x = x.flatten(0, 1)
+        if self.training:
+            x = self.norm(x)
+        x = F.leaky_relu(x, 0.2, inplace=True)
+        out: Tensor = self.dropout(x)
+        return out
+
+
+def _down(inside: int, outside: int, dropout: float) -> nn.Sequential:
+    return _stage(nn.Conv2d(inside, outside, 3, stride=2, padding=1), outside, dropout)
+
+
+def _up(inside: int, outside: int, dropout: float) -> nn.Sequential:
+    return _stage(nn.ConvTranspose2d(inside, outside, 2, stride=2), outside, dropout)
+
+
+def _stage(conv: nn.Module, width: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=conv,
+            norm=nn.BatchNorm2d(width),
+            activation=nn.LeakyReLU(0.2, inplace=True),
+            dropout=nn.Dropout(dropout),
+        )
+    )

@@ -1,0 +1,37 @@
+"""A small U-Net: the calibration network for small machines."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stochseg.models.blocks import conv, conv_block, norm, upsample
+from stochseg.models.padding import pad_to_multiple
+
+
+class UNet(nn.Module):
+    """Calibration network F(x) -> logits [b k h w] for images [b c h w] of any size.
+
+    An encoder of two convolutions a level and a light decoder: skips are added after a 1x1 convolution, since
+    concatenating full-size maps costs more than convolving them.
+    """
+
+    def __init__(self, channels: int, classes: int, widths: Sequence[int] = (16, 32, 64, 128), dropout: float = 0.0):
+        super().__init__()
+        self.stride = 2 ** (len(widths) - 1)
+        self.down = nn.ModuleList(conv_block(a, b, dropout) for a, b in zip((channels, *widths), widths))
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
+        self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
+        self.merge = nn.ModuleList(nn.Sequential(norm(a), nn.SiLU(), conv(a, a), nn.SiLU()) for a in widths[:-1])
+        self.head = conv(widths[0], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, crop = pad_to_multiple(x, self.stride)
+        levels: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if level else x)
+            levels.append(x)
+        for level in reversed(range(len(self.up))):
+            x = upsample(self.up[level](x)) + self.skip[level](levels[level])
+            x = self.merge[level](x)
+        return crop(self.head(x))

@@ -1,0 +1,41 @@
+"""From images and latents to class maps: z-free work once an image, samples in chunks of bounded memory."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+PIXELS_AT_ONCE = 2**21
+"""Pixels of all samples that the refinement network works on at once; 64x64: 512 samples."""
+
+
+def latents(seed: int, images: Sequence[int], n: int, length: int) -> Tensor:
+    """Standard normal z [b n z] that depends on the seed, the image's number and the sample's number alone.
+
+    So a sample is the same in whatever batch its image is, and more samples go on where fewer ended.
+    """
+    draws = [np.random.default_rng([seed, i]).standard_normal((n, length), dtype=np.float32) for i in images]
+    return torch.from_numpy(np.stack(draws))
+
+
+def decode_in_chunks(refinement: nn.Module, images: Tensor, q: Tensor, z: Tensor, soft: bool = False) -> Tensor:
+    """Samples for images [b c h w], q [b k h w] and z [b n z].
+
+    Returns class maps uint8 [b n h w], or with `soft` probabilities float32 [b n k h w]. Only `PIXELS_AT_ONCE` pixels
+    are in work at a time, however many images and samples are asked for.
+    """
+    b, n = z.shape[:2]
+    h, w = images.shape[-2:]
+    room = max(1, PIXELS_AT_ONCE // (h * w))
+    images_at_once, samples_at_once = min(b, room), max(1, room // b)
+    pieces = []
+    for start in range(0, b, images_at_once):
+        rows = slice(start, start + images_at_once)
+        features = refinement.encode(images[rows], q[rows])
+        chunks = []
+        for first in range(0, n, samples_at_once):
+            logits = refinement.decode(features, z[rows, first : first + samples_at_once])
+            chunks.append(logits.float().softmax(2) if soft else logits.argmax(2).to(torch.uint8))
+        pieces.append(torch.cat(chunks, 1))
+    return torch.cat(pieces)

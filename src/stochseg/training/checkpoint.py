@@ -1,0 +1,118 @@
+"""Everything to go on bit for bit, in one file that is replaced whole.
+
+    RUN/checkpoint/state.safetensors            tensors: networks, averaged networks, optimizers; numbers: its metadata
+    RUN/checkpoint/state.previous.safetensors   the one before
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stochseg.errors import InputError
+from stochseg.progress import say
+from stochseg.training.phases import Phase
+
+NAME = "state.safetensors"
+PREVIOUS = "state.previous.safetensors"
+
+
+def save_checkpoint(
+    folder: Path, networks: nn.Module, averaged: nn.Module | None, phases: list[Phase], numbers: dict[str, Any]
+) -> None:
+    """Write the state to a new file and put it in place of the old one, which stays as the previous.
+
+    Raises InputError where it cannot be written (no space, no permission); the state on disk is then the old one.
+    """
+    tensors = {f"networks/{k}": v for k, v in networks.state_dict().items()}
+    if averaged is not None:
+        tensors |= {f"averaged/{k}": v for k, v in averaged.state_dict().items()}
+    for phase in phases:
+        for index, state in phase.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{phase.name}/{index}/{k}": v for k, v in state.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / NAME
+    write_tensors(file.with_suffix(".partial"), tensors, {"numbers": json.dumps(numbers)})
+    if file.exists():
+        os.replace(file, folder / PREVIOUS)
+    os.replace(file.with_suffix(".partial"), file)
+
+
+def load_checkpoint(
+    folder: Path, networks: nn.Module, averaged: nn.Module | None, phases: list[Phase]
+) -> dict[str, Any]:
+    """Load the newest whole state into the networks and optimizers; returns the numbers saved with it."""
+    tensors, numbers = _read(folder)
+    networks.load_state_dict(_below(tensors, "networks/"))
+    if averaged is not None:
+        averaged.load_state_dict(_below(tensors, "averaged/"))
+    for phase in phases:
+        flat = _below(tensors, f"optimizer/{phase.name}/")
+        state: dict[int, dict[str, Tensor]] = {}
+        parameters = list(phase.network.parameters())
+        for name, tensor in flat.items():
+            index, key = name.split("/")
+            if tensor.ndim:  # the file keeps no memory format; another one than the weights' would round differently
+                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+            state.setdefault(int(index), {})[key] = tensor
+        phase.optimizer.load_state_dict({"state": state, "param_groups": phase.optimizer.state_dict()["param_groups"]})
+    return numbers
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole and synced to the disk, or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        # memory format is not kept in the file, so it is made plain here and restored by copying on loading
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file, metadata)
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    except (OSError, SafetensorError) as error:
+        file.unlink(missing_ok=True)
+        raise InputError(f"{file.parent}: cannot be written ({error}); free space there, then go on with --resume") from error
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    reasons = []
+    for name in (NAME, PREVIOUS):
+        file = folder / name
+        if not file.exists():
+            continue
+        try:
+            with safe_open(file, framework="pt") as opened:
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                numbers = json.loads(opened.metadata()["numbers"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            reasons.append(f"{file}: damaged ({error})")
+            continue
+        for reason in reasons:
+            say(f"{reason}; going on from {file.name}, step {numbers['step']}")
+        return tensors, numbers
+    raise InputError("; ".join(reasons) or f"{folder}: no checkpoint to resume from; start without --resume")
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def average_weights(networks: nn.Module, decay: float | None) -> torch.optim.swa_utils.AveragedModel | None:
+    """Networks whose weights are an exponential moving average; the decay rises from 0.1 to its value.
+
+    (1 + t) / (10 + t) after t updates lets the average forget the random start; buffers are copied.
+    """
+    if decay is None:
+        return None
+
+    def blend(averages: Any, current: Any, updates: Any) -> None:
+        t = float(updates)
+        keep = min(decay, (1 + t) / (10 + t))
+        torch._foreach_lerp_(averages, current, 1 - keep)
+
+    return torch.optim.swa_utils.AveragedModel(networks, multi_avg_fn=blend)

@@ -1,0 +1,114 @@
+"""What a run tells: metrics.jsonl, a progress bar or plain lines, TensorBoard and Weights & Biases where asked for."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stochseg.config import Config, to_plain
+from stochseg.errors import InputError
+from stochseg.progress import SECONDS_BETWEEN_LINES, say
+
+
+SHOWN = ("cross_entropy", "energy", "adversarial", "calibration")
+"""Losses beside the progress bar."""
+
+
+class Log:
+    """One object per run; `numbers` for the files, `show` for the person who waits."""
+
+    def __init__(self, run: Path, config: Config, step: int) -> None:
+        self._file = run / "metrics.jsonl"
+        self._forget_after(step)
+        self._bar: Any = None
+        self._last_line = 0.0
+        self._writers: list[Any] = []
+        if config.training.tensorboard:
+            self._writers.append(_tensorboard(run))
+        if config.training.wandb:
+            self._writers.append(_wandb(run, config))
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        line = {"step": step} | {k: round(v, 6) for k, v in values.items()}
+        with self._file.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        for write in self._writers:
+            write(step, values)
+
+    def show(self, step: int, share: float, seconds_left: float, losses: Mapping[str, float], speed: float) -> None:
+        """A bar on a terminal; a line every ten seconds elsewhere."""
+        shown = ", ".join(f"{name} {losses[name]:.3f}" for name in SHOWN if name in losses)
+        text = f"{shown}, {speed:.0f} images/s"
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            if self._bar is None:
+                self._bar = tqdm(total=100, bar_format="{percentage:3.0f}%|{bar}| {postfix}")
+            self._bar.n = min(100, round(100 * share))
+            self._bar.set_postfix_str(f"step {step}, {text}, {_clock(seconds_left)} left")
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            say(f"{share:4.0%} step {step}, {text}, {_clock(seconds_left)} left")
+
+    def say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            say(text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _forget_after(self, step: int) -> None:
+        """Drop the lines of steps that a resumed run will take again, and a line cut off by a kill."""
+        if not self._file.exists():
+            return
+        kept = []
+        for line in self._file.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except ValueError:
+                continue
+        self._file.write_text("".join(kept))
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, oldest first."""
+    file = run / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def _clock(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def _tensorboard(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("--training.tensorboard: not installed; run `pip install 'stochseg[tensorboard]'`") from error
+    writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def write(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        writer.flush()  # type: ignore[no-untyped-call]
+
+    return write
+
+
+def _wandb(run: Path, config: Config) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError("--training.wandb: not installed; run `pip install 'stochseg[wandb]'`") from error
+    opened = wandb.init(project=config.training.wandb, name=run.name, dir=str(run), config=to_plain(config))
+    return lambda step, values: opened.log(values, step=step)

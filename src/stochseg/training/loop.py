@@ -1,0 +1,127 @@
+"""The training loop, readable from top to bottom."""
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stochseg.config import Config
+from stochseg.data.batches import Batches
+from stochseg.data.store import Store
+from stochseg.models.car import CAR
+from stochseg.models.precision import resolve_precision
+from stochseg.training.checkpoint import average_weights, load_checkpoint, save_checkpoint
+from stochseg.training.log import Log
+from stochseg.training.phases import make_phases
+from stochseg.training.schedule import Budget, learning_rate
+from stochseg.training.step import take_step
+from stochseg.training.validation import Validation
+
+
+class Stopped(Exception):
+    """A signal ended the training; its state is saved. Exit code 75."""
+
+
+def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bool) -> None:
+    """Train `model` on `store`, leaving everything in the directory `run`.
+
+    With a budget in steps or epochs the result on a CPU depends on the config alone, bit for bit, through any number of
+    kills and resumes: batches, noise and dropout are functions of (seed, step), all else is in the checkpoint. With a
+    budget in minutes it depends on the speed of the machine too.
+    """
+    batches = Batches(store.split("train"), config.training.batch, config.input, config.seed)
+    validation = Validation(store, run, config)
+    budget = Budget.of(config, batches.per_epoch)
+    dtype = resolve_precision(config.precision, model.device)
+    averaged = average_weights(model.networks, config.training.ema)
+    judged = model if averaged is None else model.with_networks(averaged.module)
+    phases = make_phases(model.networks, config)
+    numbers: dict[str, Any] = {"step": 0, "seconds": 0.0, "accuracy": 0.0, "best": None}
+    if resume:
+        numbers = load_checkpoint(run / "checkpoint", model.networks, averaged, phases)
+    log = Log(run, config, numbers["step"])
+    start = time.monotonic() - numbers["seconds"]
+    sums: Counter[str] = Counter()
+    counted = 0
+    logged = saved = time.monotonic()
+
+    def elapsed() -> float:
+        return time.monotonic() - start
+
+    def save() -> None:
+        save_checkpoint(run / "checkpoint", model.networks, averaged, phases, numbers | {"seconds": elapsed()})
+
+    with stop_on_signal() as stopped:
+        progress = budget.progress(numbers["step"], elapsed())
+        while progress < 1:
+            step = numbers["step"]
+            epoch = batches.epoch_of(step)
+            if step % batches.per_epoch == 0:
+                numbers["accuracy"] = 0.0  # the discriminator's cap starts afresh in each epoch
+            rates = {
+                phase.name: learning_rate(
+                    phase.config, step, epoch, progress, config.training.warmup, config.training.cosine
+                )
+                for phase in phases
+            }
+            generator = step_generator(config.seed, step)
+            torch.manual_seed(generator.initial_seed())  # dropout draws from the global generator
+            z = torch.randn(config.training.batch, config.objective.samples, model.latent, generator=generator)
+            losses = take_step(
+                model, phases, batches.at(step), z, config, store.ignore, dtype, numbers["accuracy"], rates, step
+            )
+            if averaged is not None:
+                averaged.update_parameters(model.networks)
+            numbers |= {"step": step + 1, "accuracy": losses.get("accuracy", 0.0)}
+            step += 1
+            progress = budget.progress(step, elapsed())
+
+            sums.update(losses)
+            counted += 1
+            speed = config.training.batch * step / elapsed()
+            log.show(step, progress, budget.seconds_left(step, elapsed()), losses, speed)
+            if step % config.training.log_every == 0:
+                now = time.monotonic()
+                means = {name: value / counted for name, value in sums.items()}
+                speed = config.training.batch * counted / (now - logged)
+                log.numbers(step, {"epoch": epoch, "minutes": elapsed() / 60, "images_per_second": speed} | means)
+                log.numbers(step, {f"lr_{name}": rate for name, rate in rates.items()})
+                sums.clear()
+                logged, counted = now, 0
+            if progress >= 1 or step % config.validation.every == 0:
+                numbers["best"] = validation.judge(judged, step, numbers["best"], log)
+                saved = 0.0
+            if stopped.is_set() or time.monotonic() - saved > config.training.save_every:
+                save()
+                saved = time.monotonic()
+            if stopped.is_set():
+                log.close()
+                raise Stopped(f"stopped by a signal at step {step}; go on with --resume")
+    log.close()
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of a step's noise: a function of (seed, step) alone."""
+    return torch.Generator().manual_seed(int(np.random.default_rng([seed, step, 2]).integers(2**62)))
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set, so that the loop can save and end (main thread only)."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

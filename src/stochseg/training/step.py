@@ -1,0 +1,72 @@
+"""One training step: gradients of all networks from one batch, then the updates that are due."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stochseg.config import Config
+from stochseg.data.batches import Batch
+from stochseg.errors import RunError
+from stochseg.models.car import CAR
+from stochseg.training.gradients import accumulate_gradients
+from stochseg.training.phases import Phase
+
+Losses = dict[str, float]
+
+
+def take_step(
+    model: CAR,
+    phases: list[Phase],
+    batch: Batch,
+    z: Tensor,
+    config: Config,
+    ignore: int | None,
+    dtype: torch.dtype,
+    accuracy: float,
+    rates: Mapping[str, float],
+    step: int,
+) -> Losses:
+    """Train on one batch. z: [b n z]; accuracy: the discriminator's in the step before; rates: a learning rate a phase.
+
+    Returns the losses and gradient norms by name. Raises RunError at a value that is not finite, before it reaches the
+    weights.
+    """
+    due = {phase.name: phase.due(step, accuracy) for phase in phases}
+    model.networks.train()
+    losses: defaultdict[str, float] = defaultdict(float)
+    size = len(z) // config.training.accumulate
+    for rows in torch.arange(len(z)).split(size):
+        part = Batch(batch.images[rows].to(model.device), batch.labels[rows].to(model.device))
+        share = len(rows) / len(z)
+        found = accumulate_gradients(
+            model.networks,
+            part,
+            z[rows].to(model.device),
+            config.objective,
+            len(model.classes),
+            ignore,
+            dtype,
+            due.get("discriminator", False),
+            share,
+        )
+        for name, loss in found.items():
+            losses[name] += float(loss) * share
+    check_finite(losses, step)
+    norms = {phase.name: phase.gradient_norm(config.training.clip) for phase in phases if due[phase.name]}
+    check_finite({f"gradient of {name}": norm for name, norm in norms.items()}, step)
+    for phase in phases:
+        phase.update(rates[phase.name] if due[phase.name] else None)
+    return dict(losses) | {f"gradient_{name}": norm for name, norm in norms.items()}
+
+
+def check_finite(values: Mapping[str, Any], step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise RunError(
+                f"{name} is {value} in step {step}; nothing of this step was kept. Lower the learning rate "
+                "(--phases.*.lr) or check the data, then go on from the last checkpoint with --resume"
+            )

@@ -1,0 +1,71 @@
+"""Judging the model during training: a fixed choice of images, fixed noise, the best model kept."""
+
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+
+from stochseg.config import Config
+from stochseg.data.store import Store
+from stochseg.evaluation import score_split
+from stochseg.metrics.conventions import get_convention
+from stochseg.models.car import CAR
+from stochseg.training.log import Log
+from stochseg.training.run import keep_model
+
+
+class Validation:
+    """Scores the model on the same images with the same noise each time, and keeps the best in RUN/model."""
+
+    def __init__(self, store: Store, run: Path, config: Config) -> None:
+        self.run, self.config = run, config
+        self.split = store.split(config.validation.split)
+        self.ignore = store.ignore
+        # repeats to the least common multiple: the same numbers where raters divide samples, and never an error
+        self.convention = replace(get_convention(store.convention), matching="lcm")
+        count, wanted = len(self.split), config.validation.images
+        order = np.random.default_rng([config.seed, 3]).permutation(count)
+        self.rows = sorted(int(i) for i in order[: min(count, wanted or count)])
+
+    def judge(self, model: CAR, step: int, best: float | None, log: Log) -> float | None:
+        """Score the model, log it, draw a picture, and keep the model if it is the best so far.
+
+        Selection is by GED less diversity / samples, which takes the pairs of a sample with itself out: the number of
+        samples does not move it, and a model cannot win by being less diverse.
+        """
+        scores = score_split(
+            model,
+            self.split,
+            self.config.validation.samples,
+            self.convention,
+            crop=self.config.input.crop,
+            ignore=self.ignore,
+            seed=self.config.seed,
+            rows=self.rows,
+            baselines=False,
+        )
+        values = {name: float(np.nanmean(v)) for name, v in scores.values.items() if not np.isnan(v).all()}
+        judged = values["ged"] - values["diversity"] / self.config.validation.samples
+        log.numbers(step, {f"val_{k}": v for k, v in values.items()} | {"val_selection": judged, "val_ece": float(scores.reliability["q", "top"].error())})
+        better = best is None or judged < best or self.config.validation.select == "last"
+        log.say(
+            f"step {step}: GED {values['ged']:.3f}, matched IoU {values['hm_iou']:.3f}, "
+            f"diversity {values['diversity']:.3f} on {len(self.rows)} images{', the best so far' if better else ''}"
+        )
+        self._picture(model, step)
+        if not better:
+            return best
+        keep_model(model, self.run, step, len(self.rows), values)
+        return judged
+
+    def _picture(self, model: CAR, step: int) -> None:
+        from stochseg.report.panels import save_panel
+
+        save_panel(
+            self.run / "progress" / f"step_{step:07d}.png",
+            model,
+            self.split,
+            self.rows[:: max(1, len(self.rows) // 6)][:6],
+            self.config.input.crop,
+            self.config.seed,
+        )
+
