@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from stochseg.errors import InputError
 from stochseg.metrics import bootstrap_interval
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+
 from stochseg import metrics
 
 MODULES = sorted(p.stem for p in Path(metrics.__file__).parent.glob("*.py") if p.stem != "__init__")

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+
 from stochseg import metrics
 from stochseg.errors import InputError
 

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from torch import Tensor
+
 from stochseg import metrics
 from stochseg.errors import InputError
 from stochseg.metrics import distances as distances_module
-from torch import Tensor
 
 PARITY = Path(__file__).parents[1].parent / "shared/reference/parity/metrics_lidc.npz"
 
@@ -393,7 +394,7 @@ def test_what_cannot_be_scored_says_why(samples, labels, options, message):
 
 def test_matching_names_the_convention_that_fits():
     samples, labels = torch.zeros(1, 6, 2, 2, dtype=torch.uint8), torch.zeros(1, 4, 2, 2, dtype=torch.uint8)
-    with pytest.raises(InputError, match="6 samples are no multiple of 4 labels; draw 4 or 8 samples, .* 'ccdm'"):
+    with pytest.raises(InputError, match=r"6 samples are no multiple of 4 labels; draw 4 or 8 samples, .* 'ccdm'"):
         metrics.hungarian_iou(samples, labels)
     assert metrics.hungarian_iou(samples, labels, convention="ccdm").item() == 1
 

@@ -140,10 +140,21 @@ def _parse(parser: Any, given: list[str], only_given: bool = False) -> dict[str,
     from argparse import ArgumentError
 
     try:
-        parsed = parser.parse_args(given, defaults=not only_given)
+        parsed = parser.parse_args(_bare_switches(parser, given), defaults=not only_given)
     except (ArgumentError, TypeError, ValueError) as error:
         raise InputError(f"{parser.prog}: {error}; see `{parser.prog} --help`") from error
     return dict(vars(parsed.as_flat()))
+
+
+def _bare_switches(parser: Any, given: list[str]) -> list[str]:
+    """Let `--overwrite` stand for `--overwrite true`: jsonargparse wants a value for every bool."""
+    switches = {o for a in parser._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
+    spelled: list[str] = []
+    for flag, following in zip(given, [*given[1:], ""]):
+        spelled.append(flag)
+        if flag in switches and following not in ("true", "false"):
+            spelled.append("true")
+    return spelled
 
 
 SOURCES: dict[str, tuple[Run, str]] = {

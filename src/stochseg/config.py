@@ -9,6 +9,7 @@ import yaml
 
 from stochseg.errors import InputError
 
+BUDGETS = ("minutes", "steps", "epochs")
 PRESETS = Path(__file__).parent / "configs"
 
 
@@ -238,11 +239,11 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
-        for name in ("minutes", "steps", "epochs"):
+        for name in BUDGETS:
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "above 0")
         _require(
-            any(v is not None for v in (self.minutes, self.steps, self.epochs)),
+            any(getattr(self, name) is not None for name in BUDGETS),
             "minutes",
             None,
             "a budget: --minutes, --steps or --epochs",
@@ -275,7 +276,11 @@ def load_config(preset: str = "lidc", overrides: dict[str, Any] | None = None) -
     """
     from jsonargparse import ArgumentParser, Namespace
 
-    keys = flatten(read_preset(preset)) | {k: v for k, v in (overrides or {}).items()}
+    overrides = overrides or {}
+    keys = flatten(read_preset(preset))
+    if any(name in overrides for name in BUDGETS):  # a budget that is asked for replaces the preset's
+        keys = {name: value for name, value in keys.items() if name not in BUDGETS}
+    keys |= overrides
     known = flatten(dataclasses.asdict(Config(steps=1)))
     for key in keys:
         if key not in known:
@@ -284,7 +289,7 @@ def load_config(preset: str = "lidc", overrides: dict[str, Any] | None = None) -
     parser.add_class_arguments(Config, "config", fail_untyped=True)
     try:
         parsed: Namespace = parser.parse_object({"config": unflatten(keys)})
-        config = parser.instantiate_classes(parsed).config
+        config = parser.instantiate(parsed).config
     except InputError:
         raise
     except Exception as error:  # jsonargparse raises several kinds; each says which key and why

@@ -198,7 +198,8 @@ def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
         result[name] = _mean(values)
         if result[name] is None:
             continue
-        result[f"{name}_interval"] = [float(x) for x in bootstrap_interval(values, groups)]
+        several = len(np.unique(groups[~np.isnan(values)])) > 1  # one patient alone says nothing about others
+        result[f"{name}_interval"] = [float(x) for x in bootstrap_interval(values, groups)] if several else None
     result["images"] = len(groups)
     result["groups"] = len(np.unique(groups))
     result["undefined"] = {name: int(np.isnan(v).sum()) for name, v in scores.values.items() if np.isnan(v).any()}

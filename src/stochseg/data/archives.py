@@ -64,7 +64,7 @@ class FolderFiles:
                         todo.append((entry.path, f"{prefix}/{entry.name}"))
                 elif entry.is_file():
                     found.append(f"{prefix}/{entry.name}")
-        return found
+        return sorted(found)
 
     def where(self, name: str) -> str:
         return os.path.join(self.path, name.removeprefix(f"{self._prefix}/"))  # noqa: PTH118 (called for every file)
@@ -154,6 +154,8 @@ class ArchiveFiles:
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(512) != bytes(512):
                 raise tarfile.ReadError("it ends before its end mark")
+            while tar.fileobj.tell() - tar.offset < MAX_MEMBER_BYTES and tar.fileobj.read(2**20):
+                pass  # gzip checks its sum only at its very end
 
     def _list_zip(self) -> Iterator[tuple[str, int, bool, Callable[[], bytes]]]:
         with zipfile.ZipFile(self.path) as archive:

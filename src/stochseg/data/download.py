@@ -89,7 +89,10 @@ def download_bucket(
     say(f"{base_url}: {len(files)} files of {total / 1e6:.0f} MB in {bucket}/{prefix}")
     if total > max_bytes:
         raise InputError(f"{bucket}/{prefix} lists {total} bytes, at most {max_bytes} are fetched; fetch it by hand")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --cache") from error
     return [_fetch(server, file, folder / file.path) for file in files]
 
 

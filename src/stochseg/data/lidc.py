@@ -64,7 +64,7 @@ def prepare_lidc(
 
     Args:
         out: The store to make.
-        source: A folder or file of one of these kinds. It is recognised by what it holds.
+        source: HPU-Net crops (folders or archives), slice folders, data_lidc.pickle or an .npz; recognised by content.
         download: Fetch the crops from their public bucket instead of reading a source.
         cache: Where downloads are kept. Default: lidc_crops beside the store.
         splits: Shares of the patients for train/val/test, used only where the source has no splits of its own.

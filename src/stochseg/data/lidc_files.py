@@ -105,7 +105,7 @@ def _count_raters_from_zero(slices: list[FileSlice]) -> None:
 def find_files(source: Path) -> FileSource | None:
     """The PNG slices below a folder or in an archive, or None where no known layout is found."""
     if is_archive(source):
-        return _recognise(ArchiveFiles(source), "archive")
+        return _recognise(ArchiveFiles(source), "an archive")
     if not source.is_dir():
         return None
     archives = sorted(path for path in source.iterdir() if is_archive(path))
@@ -119,7 +119,7 @@ def find_files(source: Path) -> FileSource | None:
 
 def _recognise(files: Files, container: str) -> FileSource | None:
     names = files.names()
-    for layout, place in (("HPU-Net crops", _place_crop), ("slice folders", _place_slice)):
+    for layout, place in (("HPU-Net crops", _place_crop), ("slices by nodule", _place_slice)):
         slices: dict[tuple[str | None, str], FileSlice] = {}
         for name in names:
             if placed := place(name):
@@ -134,7 +134,7 @@ def _recognise(files: Files, container: str) -> FileSource | None:
                     known.masks[rater] = name
         if slices:
             ordered = sorted(slices.values(), key=lambda item: natural(item.id))
-            return FileSource(files, f"{layout} ({container})", ordered)
+            return FileSource(files, f"{layout} in {container}", ordered)
     return None
 
 

@@ -92,7 +92,7 @@ def load_numeric_pickle(file: Path) -> Any:
     """The object in a pickle file; arrays in it are `PickledArray`, to be read with `np.asarray`.
 
     Raises InputError for a file that is no pickle, is cut short, or holds anything but numbers, strings, lists, tuples,
-    dicts, sets and numeric numpy arrays. Nothing of the file is executed in any case. It can still ask for as much
+    dicts and numeric numpy arrays. Nothing of the file is executed in any case. It can still ask for as much
     memory as it likes.
     """
     try:

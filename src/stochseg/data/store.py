@@ -264,10 +264,8 @@ class StoreWriter:
             "labels": ((self._index["raters"], h, w), np.uint8),
             **(extras or {}),
         }
-        arrays: dict[str, Array] = {
-            array: np.lib.format.open_memmap(
-                self._folder / f"{name}.{array}.npy", mode="w+", dtype=np.dtype(dtype), shape=(len(ids), *shape)
-            )
+        arrays = {
+            array: _new_array(self._folder / f"{name}.{array}.npy", np.dtype(dtype), (len(ids), *shape))
             for array, (shape, dtype) in shapes.items()
         }
         self._index["splits"][name] = {
@@ -303,6 +301,19 @@ class StoreWriter:
         if self.path.exists():
             shutil.rmtree(self.path)
         os.replace(self._folder, self.path)
+
+
+def _new_array(file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """A zero-filled array on disk. Its space is taken now: a full disk met while filling a memory map would kill us."""
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        size = file.stat().st_size
+        try:
+            with file.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            raise InputError(f"{file.parent.parent}: no room for {size / 1e6:.0f} MB ({error.strerror}); free some") from error
+    return array
 
 
 def _sha256(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Five convolutions: the paper's calibration network on top of a black box, for Cityscapes (section 5.3)."""
+"""Five convolutions: the paper's calibration network on top of a black box, for Cityscapes."""
 
 from collections import OrderedDict
 

@@ -12,7 +12,7 @@ POOL = 4
 
 
 def probability(logit: Tensor) -> Tensor:
-    """The discriminator's probability that a map is real, in (0, 1], float32: sigmoid, at least 1e-7 as in the paper's code."""
+    """The probability that a map is real, float32 in [1e-7, 1], the floor being the paper's code's."""
     return torch.sigmoid(logit.to(torch.promote_types(logit.dtype, torch.float32))).clamp(min=PROBABILITY_FLOOR)
 
 

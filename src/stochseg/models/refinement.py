@@ -1,4 +1,4 @@
-"""The refinement network G([x, q], z) -> one coherent map (paper, section 3.2 and appendix).
+"""The paper's refinement network: G([x, q], z) -> one coherent map.
 
 Everything that does not depend on z is done once an image (`encode`); `decode` does the rest for all samples at once.
 """
@@ -52,7 +52,7 @@ class Refinement(nn.Module):
         self.inject3 = _Injection(latent, w1, classes)
 
     def forward(self, x: Tensor, q: Tensor, z: Tensor) -> Tensor:
-        """x: [b c h w]; q: [b k h w], the calibration network's probabilities; z: [b n z]. Returns logits [b n k h w]."""
+        """x: [b c h w]; q: [b k h w], probabilities; z: [b n z]. Returns logits [b n k h w]."""
         return self.decode(self.encode(x, q), z)
 
     def encode(self, x: Tensor, q: Tensor) -> Features:
@@ -73,7 +73,7 @@ class Refinement(nn.Module):
         x = F.leaky_relu(self.inject2(x, z))
         x = self.up4(x, features.fine)
         logits: Tensor = self.inject3(x, z)
-        return logits.unflatten(0, (b, n))
+        return logits.view(b, n, *logits.shape[1:])
 
 
 class _Injection(nn.Module):
@@ -103,7 +103,7 @@ class _Injection(nn.Module):
         weight = (mix * scale[:, None]).transpose(1, 2)  # [b c o]
         pixels = f.flatten(2).transpose(1, 2)  # [b h*w c]
         mixed = torch.baddbmm(offset[:, None], pixels, weight)
-        return mixed.transpose(1, 2).unflatten(2, f.shape[2:])
+        return mixed.view(len(f), *f.shape[2:], -1).permute(0, 3, 1, 2)
 
 
 class _MergingUp(nn.Module):
@@ -126,18 +126,14 @@ class _MergingUp(nn.Module):
     def forward(self, deep: Tensor, share: Tensor) -> Tensor:
         """deep: [b*n c h w]; share: [b o h2 w2], where h2, w2 may be less than 2h, 2w. Returns [b*n o h2 w2]."""
         weight = self.conv.weight[: self.deep]
-        if not self.training:  # the norm is then a fixed affine map, which costs nothing inside the convolution
-            assert self.norm.running_mean is not None and self.norm.running_var is not None
-            gain = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
-            weight = weight * gain[:, None, None]
-            share = (share - self.norm.running_mean[:, None, None]) * gain[:, None, None]
-            share = share + self.norm.bias[:, None, None]
-        h, w = share.shape[-2:]
-        x = F.conv_transpose2d(deep, weight, stride=2)[..., :h, :w]
-        x = x.unflatten(0, (len(share), -1)) + share.to(x.dtype)[:, None]
-        x = x.flatten(0, 1)
-        if self.training:
-            x = self.norm(x)
+        if not self.training:  # the norm is a fixed affine map now, which costs nothing if weight and share take it
+            assert self.norm.running_var is not None
+            weight = weight * (self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps))[:, None, None]
+            share = self.norm(share)
+        b, o, h, w = share.shape
+        x = F.conv_transpose2d(deep, weight, stride=2)[..., :h, :w].view(b, -1, o, h, w)
+        share = share[:, None].to(x.dtype)
+        x = self.norm((x + share).flatten(0, 1)) if self.training else x.add_(share).flatten(0, 1)
         x = F.leaky_relu(x, 0.2, inplace=True)
         out: Tensor = self.dropout(x)
         return out

@@ -1,9 +1,10 @@
-"""SegNet on a VGG19-BN encoder: the paper's calibration network for LIDC (section 5.2)."""
+"""SegNet on a VGG19-BN encoder: the paper's calibration network for LIDC."""
 
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -15,22 +16,20 @@ from stochseg.models.padding import pad_to_multiple
 
 STRIDE = 32
 VGG19_DEPTHS = (2, 2, 4, 4, 4)
-VGG19_WIDTHS = (64, 128, 256, 512, 512)
+VGG19_WIDTH = 64
 IMAGENET_URL = "https://download.pytorch.org/models/vgg19_bn-c79401a0.pth"
 
 
 class SegNet(nn.Module):
     """An encoder of five stages that halve the image, and a decoder of five that double it and see the encoder's maps.
 
-    channels: of the input; classes: k; widths: channels of the encoder's stages, VGG19's by default; dropout: after
-    every ReLU. Weights are random; `load_imagenet_weights` fills the encoder.
+    channels: of the input; classes: k; width: channels of the encoder's first stage, the next have 2, 4, 8 and 8 times
+    as many; dropout: after every ReLU. Weights are random; `load_imagenet_weights` fills the encoder.
     """
 
-    def __init__(
-        self, channels: int, classes: int, widths: Sequence[int] = VGG19_WIDTHS, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, channels: int, classes: int, width: int = VGG19_WIDTH, dropout: float = 0.1) -> None:
         super().__init__()
-        w1, w2, w3, w4, w5 = widths
+        widths = w1, w2, w3, w4, w5 = width, 2 * width, 4 * width, 8 * width, 8 * width
         self.encoder = nn.ModuleList()
         for depth, inside, outside in zip(VGG19_DEPTHS, (channels, *widths), widths, strict=False):
             blocks = [_block(inside, outside, dropout)] + [_block(outside, outside, dropout) for _ in range(depth - 1)]
@@ -65,7 +64,7 @@ class SegNet(nn.Module):
 def load_imagenet_weights(segnet: SegNet, source: str) -> None:
     """Fill the encoder with torchvision's VGG19-BN weights, all of them or none.
 
-    source: "download", which fetches IMAGENET_URL into torch hub's folder and checks its hash, or the path of such a
+    source: "imagenet", which fetches IMAGENET_URL into torch hub's folder and checks its hash, or the path of such a
     file (.pth or .safetensors, keys `features.N.*`). The first convolution keeps its random weights where the network
     does not take 3 channels. Raises InputError where the file cannot be had or does not fit the encoder.
     """
@@ -74,12 +73,12 @@ def load_imagenet_weights(segnet: SegNet, source: str) -> None:
     for key, ours in _torchvision_keys(segnet):
         if key not in found:
             raise InputError(f"{source}: no '{key}' in it; the weights of torchvision's vgg19_bn are needed")
-        if key.startswith("features.0.") and segnet.encoder[0][0].conv.in_channels != 3:  # type: ignore[index,union-attr]
+        if key.startswith("features.0.") and segnet.encoder[0][0].conv.in_channels != 3:  # type: ignore[index]
             continue
         if found[key].shape != ours.shape:
             raise InputError(
                 f"{source}: '{key}' is {list(found[key].shape)} and the network has {list(ours.shape)}; "
-                f"ImageNet weights need a SegNet of widths {', '.join(map(str, VGG19_WIDTHS))}"
+                f"ImageNet weights need a SegNet of width {VGG19_WIDTH}"
             )
         tensors.append((ours, found[key]))
     with torch.no_grad():
@@ -125,7 +124,7 @@ def _block(inside: int, outside: int, dropout: float) -> nn.Sequential:
     )
 
 
-def _initialise(part: nn.Module, fan: str) -> None:
+def _initialise(part: nn.Module, fan: Literal["fan_in", "fan_out"]) -> None:
     """He's normal weights and zero biases: torchvision's for VGG counts outputs, the official code's inputs."""
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
@@ -151,7 +150,7 @@ def _torchvision_keys(segnet: SegNet) -> Iterator[tuple[str, Tensor]]:
 
 def _read_weights(source: str) -> Mapping[str, Tensor]:
     try:
-        if source == "download":
+        if source == "imagenet":
             return torch.hub.load_state_dict_from_url(
                 IMAGENET_URL, map_location="cpu", check_hash=True, weights_only=True
             )
@@ -159,9 +158,11 @@ def _read_weights(source: str) -> Mapping[str, Tensor]:
             return load_file(source)
         found = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise InputError(f"{source}: no such file of ImageNet weights; give a path, or 'download'") from error
+        raise InputError(
+            f"{source}: no such file of ImageNet weights; give a path, or 'imagenet' to download them"
+        ) from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        where = IMAGENET_URL if source == "download" else source
+        where = IMAGENET_URL if source == "imagenet" else source
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{where}: cannot be read as weights ({reason}); fetch {IMAGENET_URL} again and give its path"

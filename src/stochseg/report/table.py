@@ -51,8 +51,8 @@ def details(result: dict[str, Any]) -> str:
 
 
 def _cell(result: dict[str, Any], key: str) -> str:
-    low, high = result[f"{key}_interval"]
-    return f"{_number(result[key])} [{low:.3f}, {high:.3f}]"
+    interval = result.get(f"{key}_interval")
+    return _number(result.get(key)) + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,104 @@
+"""Batches: joint, seeded, and a function of the step alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stochseg.config import InputConfig
+from stochseg.data.batches import Batches, augment, in_order
+from stochseg.data.store import open_store
+from stochseg.errors import InputError
+
+ALL = InputConfig(crop=None, flips=True, turns=True, intensity=0.2)
+GEOMETRY = InputConfig(crop=None, flips=True, turns=True, intensity=0)
+
+
+def test_a_step_gives_the_same_batch_whatever_came_before(tiny_store: Path) -> None:
+    split = open_store(tiny_store).split("train")
+    first, second = (Batches(split, 5, ALL, seed=3) for _ in range(2))
+    for step in (0, 1, 2, 3):
+        first.at(step)
+    again = second.at(3)
+    assert torch.equal(first.at(3).images, again.images)
+    assert torch.equal(first.at(3).labels, again.labels)
+    assert not torch.equal(first.at(2).images, again.images)
+    assert not torch.equal(Batches(split, 5, ALL, seed=4).at(3).images, again.images)
+
+
+def test_an_epoch_holds_each_image_at_most_once_and_epochs_differ(tiny_store: Path) -> None:
+    batches = Batches(open_store(tiny_store).split("train"), 6, ALL, seed=0)
+    epochs = [np.concatenate([batches.rows_at(e * 4 + i) for i in range(4)]) for e in range(2)]
+    assert [sorted(e) for e in epochs] == [list(range(24))] * 2
+    assert list(epochs[0]) != list(epochs[1])
+
+
+def test_a_split_smaller_than_a_batch_is_repeated(tiny_store: Path) -> None:
+    batches = Batches(open_store(tiny_store).split("val"), 20, ALL, seed=0)
+    assert batches.at(0).images.shape == (20, 1, 32, 32)
+    assert set(batches.rows_at(0)) == set(range(9))
+
+
+def test_image_and_raters_move_together() -> None:
+    """Labels are cut from the image itself, so after any flip and turn they still must be."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(64, 1, 16, 16, generator=generator)
+    cuts = torch.tensor([0.3, 0.5, 0.7])
+    labels = (images > cuts[None, :, None, None]).to(torch.uint8)
+    before = images.clone()
+    batch = augment(images, labels, GEOMETRY, generator)
+    restored = (batch.images + 1) / 2
+    areas = batch.labels.flatten(2).sum(2).argsort(1, descending=True)  # undo the shuffling of raters: largest first
+    ordered = batch.labels.gather(1, areas[:, :, None, None].expand_as(batch.labels))
+    assert torch.equal(ordered, (restored > cuts[None, :, None, None]).to(torch.uint8))
+    moved = (restored - before).abs().amax((1, 2, 3)) > 1e-3
+    assert 0.7 < moved.float().mean() < 0.99  # of 16 ways to flip and turn (8 distinct), one in eight changes nothing
+
+
+def test_all_eight_orientations_occur_equally_often() -> None:
+    corner = torch.zeros(4000, 1, 8, 8)
+    corner[:, :, 0, 1] = 1.0
+    batch = augment(corner, torch.zeros(4000, 1, 8, 8, dtype=torch.uint8), GEOMETRY, torch.Generator().manual_seed(1))
+    places = batch.images.flatten(1).argmax(1)
+    counts = torch.unique(places, return_counts=True)[1]
+    assert len(counts) == 8
+    assert ((counts - 500).abs() < 5 * 500**0.5).all()
+
+
+def test_raters_are_shuffled_evenly() -> None:
+    labels = torch.arange(4, dtype=torch.uint8)[None, :, None, None].expand(4000, 4, 8, 8).clone()
+    batch = augment(torch.zeros(4000, 1, 8, 8), labels, GEOMETRY, torch.Generator().manual_seed(2))
+    first = torch.bincount(batch.labels[:, 0, 0, 0].long(), minlength=4)
+    assert ((first - 1000).abs() < 5 * 1000**0.5).all()
+
+
+def test_crop_is_central_without_jitter_and_moves_with_it(tiny_store: Path) -> None:
+    split = open_store(tiny_store).split("train")
+    still = InputConfig(crop=16, jitter=0, flips=False, turns=False, intensity=0)
+    batches = Batches(split, 8, still, seed=0)
+    rows = batches.rows_at(0)
+    wanted = torch.from_numpy(np.array(split.images[rows, 8:24, 8:24])).permute(0, 3, 1, 2) / 127.5 - 1
+    assert torch.allclose(batches.at(0).images, wanted, atol=1e-6)
+    moved = Batches(split, 8, InputConfig(crop=16, jitter=1, flips=False, turns=False, intensity=0), seed=0)
+    assert not torch.allclose(moved.at(0).images, wanted, atol=1e-2)
+
+
+def test_intensity_keeps_the_range() -> None:
+    batch = augment(
+        torch.rand(32, 1, 8, 8), torch.zeros(32, 1, 8, 8, dtype=torch.uint8), ALL, torch.Generator().manual_seed(0)
+    )
+    assert batch.images.amin() >= -1
+    assert batch.images.amax() <= 1
+
+
+def test_in_order_gives_every_image_once(tiny_store: Path) -> None:
+    split = open_store(tiny_store).split("val")
+    batches = list(in_order(split, 4, None))
+    assert [len(b.images) for b in batches] == [4, 4, 1]
+    assert torch.equal(torch.cat([b.labels for b in batches]), torch.from_numpy(np.array(split.labels)))
+
+
+def test_crop_larger_than_the_images_is_refused(tiny_store: Path) -> None:
+    with pytest.raises(InputError, match=r"--input.crop 64.*32x32.*choose 32 or less"):
+        Batches(open_store(tiny_store).split("train"), 4, InputConfig(crop=64), seed=0)

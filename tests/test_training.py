@@ -1,0 +1,294 @@
+"""Training: resumed bit for bit after any kill, stopped at a bad number, budgets kept."""
+
+import json
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stochseg.config import load_config
+from stochseg.data.batches import Batch
+from stochseg.data.store import open_store
+from stochseg.errors import InputError, RunError
+from stochseg.models.car import CAR
+from stochseg.training import checkpoint
+from stochseg.training.gradients import Targets, accumulate_gradients
+from stochseg.training.phases import Phase
+from stochseg.training.run import build_model, train
+from stochseg.training.schedule import Budget, learning_rate
+from stochseg.training.step import take_step
+
+SMALL: dict[str, Any] = {
+    "input.crop": None,
+    "calibration.widths": [8, 16],
+    "refinement.widths": [8, 16],
+    "training.batch": 6,
+    "training.log_every": 1,
+    "validation.images": 4,
+    "validation.samples": 4,
+    "validation.every": 5,
+    "precision": "float32",
+}
+PAPER: dict[str, Any] = {
+    "input.crop": None,
+    "calibration.net": "unet",
+    "calibration.widths": [8, 16],
+    "calibration.dropout": 0.1,
+    "training.batch": 6,
+    "training.log_every": 1,
+    "validation.images": 4,
+    "validation.samples": 4,
+    "validation.every": 5,
+    "phases.discriminator.active": 2,
+    "phases.discriminator.period": 3,
+    "refinement.width": 8,
+    "discriminator.width": 8,
+}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoint" / checkpoint.NAME)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    return [a for k, v in settings.items() for a in (f"--{k}", json.dumps(v) if v is None or isinstance(v, list) else str(v))]
+
+
+@pytest.mark.parametrize(("preset", "settings"), [("lidc", SMALL), ("lidc-paper", PAPER)])
+def test_a_run_that_stops_and_resumes_ends_with_the_same_bits(
+    preset: str, settings: dict[str, Any], tiny_store: Path, tmp_path: Path
+) -> None:
+    settings = settings | {"training.cosine": False}
+    whole = train(data=tiny_store, out=tmp_path / "whole", config=preset, **settings, steps=9)
+    parts = train(data=tiny_store, out=tmp_path / "parts", config=preset, **settings, steps=4)
+    train(data=tiny_store, out=parts, resume=True, steps=9)
+    assert same(weights(whole), weights(parts))
+    other = train(data=tiny_store, out=tmp_path / "other", config=preset, **settings, steps=9, seed=1)
+    assert not same(weights(whole), weights(other))
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(tiny_store: Path, tmp_path: Path) -> None:
+    """Five SIGKILLs from outside, wherever the run then is: in a step, in validation, while saving."""
+    settings = SMALL | {"steps": 40, "training.save_every": 0.0}
+    whole = train(data=tiny_store, out=tmp_path / "whole", config="lidc", **settings)
+    run = tmp_path / "killed"
+    command = [sys.executable, "-m", "stochseg", "train", "--config", "lidc", "--data", tiny_store, "--out", run]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    chance = random.Random(0)
+    kills = 0
+    start = [*flags(settings)]
+    for _ in range(40):
+        resume = ["--resume"] if (run / "config.yaml").is_file() else start
+        process = subprocess.Popen([*map(str, command), *resume], env=environment, stderr=subprocess.DEVNULL)
+        if kills < 5:
+            before = steps_done(run)
+            deadline = time.monotonic() + 60
+            while process.poll() is None and steps_done(run) <= before and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.3))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+        if process.wait() == 0:
+            break
+    assert kills == 5
+    assert same(weights(whole), weights(run))
+    assert same(load_file(whole / "model/model.safetensors"), load_file(run / "model/model.safetensors"))
+    lines = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines == sorted(lines)
+    assert set(lines) == set(range(1, 41))
+
+
+def steps_done(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_text().count("lr_refinement") if file.is_file() else 0
+
+
+def test_sigterm_saves_and_ends_with_its_own_code(tiny_store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "stochseg", "train", "--data", str(tiny_store), "--out", str(run)]
+    process = subprocess.Popen([*command, *flags(SMALL | {"steps": 100000})], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while steps_done(run) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "--resume" in stderr
+    assert (run / "checkpoint" / checkpoint.NAME).is_file()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tiny_store: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"training.save_every": 0.0}
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **settings, steps=3)
+    before = weights(run)
+    store = open_store(tiny_store)
+    model = build_model(load_config("lidc", SMALL), store, store.split("train"))
+    config = load_config("lidc", SMALL)
+    phases = [Phase(name, net, getattr(config.phases, name)) for name, net in model.networks.items()]
+    batch = Batch(torch.full((6, 1, 32, 32), math.nan), torch.zeros(6, 2, 32, 32, dtype=torch.uint8))
+    start = {k: v.clone() for k, v in model.networks.state_dict().items()}
+    z = torch.randn(6, config.objective.samples, model.latent)
+    with pytest.raises(RunError, match=r"cross_entropy is nan in step 7.*--resume"):
+        take_step(model, phases, batch, z, config, None, torch.float32, 0.0, {p.name: 1.0 for p in phases}, 7)
+    assert same(start, dict(model.networks.state_dict()))
+    assert same(before, weights(run))
+
+
+def test_a_learning_rate_that_explodes_ends_with_one_line_and_code_1(tiny_store: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"steps": 50, "phases.refinement.lr": 1e30, "training.clip": None, "training.warmup": 0}
+    command = [sys.executable, "-m", "stochseg", "train", "--data", str(tiny_store), "--out", str(tmp_path / "run")]
+    ended = subprocess.run([*command, *flags(settings)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("stochseg: error: ")
+    assert "in step" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_no_space_for_a_checkpoint_is_one_line_and_the_old_one_stays(tiny_store: Path, tmp_path: Path) -> None:
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=2)
+    before = weights(run)
+    size = (run / "checkpoint" / checkpoint.NAME).stat().st_size
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    command = [sys.executable, "-m", "stochseg", "train", "--data", str(tiny_store), "--out", str(run), "--resume"]
+    ended = subprocess.run([*command, "--steps", "4"], capture_output=True, text=True, check=False, preexec_fn=small_files)
+    assert ended.returncode == 2
+    assert "cannot be written" in ended.stderr.splitlines()[-1]
+    assert "--resume" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert same(before, weights(run))
+    assert not list(run.glob("**/*.partial"))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SMALL | {"training.save_every": 0.0}
+    whole = train(data=tiny_store, out=tmp_path / "whole", config="lidc", **settings, steps=6)
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **settings, steps=6)
+    file = run / "checkpoint" / checkpoint.NAME
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    train(data=tiny_store, out=run, resume=True)
+    assert "going on from state.previous.safetensors, step 5" in capsys.readouterr().err
+    assert same(weights(whole), weights(run))
+
+
+def test_accumulated_parts_give_the_gradients_of_the_whole_batch(tiny_store: Path) -> None:
+    """Our nets have neither batch norm nor dropout, so parts of a batch must add up to it."""
+    store = open_store(tiny_store)
+    config = load_config("lidc", SMALL)
+    model = build_model(config, store, store.split("train"))
+    labels = torch.from_numpy(store.split("train").labels[:6].copy())
+    images = torch.from_numpy(store.split("train").images[:6].copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    z = torch.randn(6, 6, model.latent, generator=torch.Generator().manual_seed(0))
+    found = []
+    for size in (6, 2):
+        model.networks.zero_grad()
+        for rows in torch.arange(6).split(size):
+            part = Batch(images[rows], labels[rows])
+            accumulate_gradients(model.networks, part, z[rows], config.objective, 2, None, torch.float32, False, size / 6)
+        found.append({k: p.grad.clone() for k, p in model.networks.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name in found[0]:
+        assert torch.allclose(found[0][name], found[1][name], atol=1e-5), name
+
+
+def test_targets_leave_missing_raters_and_ignored_pixels_out() -> None:
+    labels = torch.tensor([[[[0, 1]], [[1, 1]], [[255, 255]]], [[[255, 255]], [[2, 0]], [[2, 1]]]], dtype=torch.uint8)
+    all_of_them = Targets.of(labels, classes=3, ignore=2, all_raters=True)
+    assert all_of_them.weights.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]]
+    assert all_of_them.mean[0, :, 0].T.tolist() == [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]
+    assert all_of_them.mean[1, :, 0].T.tolist() == [[0.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
+    one = Targets.of(labels, classes=3, ignore=2, all_raters=False)
+    assert one.weights.tolist() == [[1.0], [1.0]]
+    assert one.one[1].argmax(0).tolist() == [[2, 0]]
+    assert one.ignored is not None
+    assert one.ignored.tolist() == [[[False, False]], [[True, False]]]
+
+
+def test_the_discriminators_schedule() -> None:
+    config = load_config("lidc-paper").phases.discriminator
+    phase = Phase("discriminator", torch.nn.Linear(1, 1), config)
+    due = [phase.due(step, accuracy=0.5) for step in range(500)]
+    assert due == ([True] * 50 + [False] * 200) * 2
+    assert not phase.due(0, accuracy=0.85)
+    assert phase.due(0, accuracy=0.84)
+
+
+def test_learning_rate_and_budget() -> None:
+    paper = load_config("lidc-paper").phases.refinement
+    rates = [learning_rate(paper, 0, epoch, 0.5, warmup=0, cosine=False) for epoch in (0, 99, 100, 300, 500)]
+    assert rates == pytest.approx([2e-4, 2e-4, 1e-4, 5e-5, 2.5e-5])
+    ours = load_config("lidc").phases.refinement
+    assert learning_rate(ours, 9, 0, 0.0, warmup=100, cosine=True) == pytest.approx(ours.lr / 10)
+    assert learning_rate(ours, 999, 0, 0.5, warmup=100, cosine=True) == pytest.approx(ours.lr / 2)
+    assert learning_rate(ours, 999, 0, 1.0, warmup=100, cosine=True) == pytest.approx(0)
+    budget = Budget.of(load_config("lidc", {"epochs": 3, "minutes": 2.0}), steps_per_epoch=10)
+    assert budget.progress(15, 30) == 0.5
+    assert budget.progress(15, 90) == 0.75
+
+
+def test_minutes_are_kept(tiny_store: Path, tmp_path: Path) -> None:
+    start = time.monotonic()
+    train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, minutes=0.1)
+    assert 6 <= time.monotonic() - start < 20
+    assert (tmp_path / "run/model/model.safetensors").is_file()
+
+
+def test_training_lowers_the_loss_and_leaves_a_whole_run(tiny_store: Path, tmp_path: Path) -> None:
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=60)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    energy = [line["energy"] for line in lines if "energy" in line]
+    assert sum(energy[-5:]) < 0.8 * sum(energy[:5])
+    assert len(list((run / "progress").glob("*.png"))) == 12
+    assert {p.name for p in (run / "model").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    model = CAR.load(run)
+    assert model.sample(torch.zeros(1, 1, 32, 32), n=3).shape == (1, 3, 32, 32)
+
+
+def test_resume_refuses_another_config_and_an_empty_directory(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run to go on with"):
+        train(data=tiny_store, out=tmp_path / "none", resume=True)
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=1)
+    with pytest.raises(InputError, match=r"--resume: training.batch was 6"):
+        train(data=tiny_store, out=run, resume=True, **{"training.batch": 7})
+    with pytest.raises(InputError, match=r"is not empty; go on there with --resume"):
+        train(data=tiny_store, out=run, config="lidc", **SMALL, steps=1)
+
+
+def test_tensorboard_gets_the_numbers(tiny_store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="extra `tensorboard` is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=3, **{"training.tensorboard": True})
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("energy")] == [1, 2, 3]
+
+
+def test_weights_and_biases_without_it_says_how_to_install(tiny_store: Path, tmp_path: Path) -> None:
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        with pytest.raises(InputError, match=r"pip install 'stochseg\[wandb\]'"):
+            train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=1, **{"training.wandb": "p"})
+    else:
+        pytest.skip("wandb is installed here, so its absence cannot be shown")
