@@ -29,13 +29,17 @@ def write_blobs(path: Path, counts: dict[str, int], size: int = 32, raters: int 
     with StoreWriter(path, classes=LESION_CLASSES, raters=raters) as writer:
         for name, count in counts.items():
             ids = [f"{name}-{i}" for i in range(count)]
-            split = writer.add_split(name, ids, [f"{name}-p{i // 3}" for i in range(count)], (size, size, channels), "made")
+            split = writer.add_split(
+                name, ids, [f"{name}-p{i // 3}" for i in range(count)], (size, size, channels), "made"
+            )
             for i in range(count):
                 distance = np.hypot(*(np.array([rows, columns]) - rng.uniform(size / 3, 2 * size / 3, (2, 1, 1))))
                 radius = rng.uniform(4, size / 4)
                 split.images[i] = (
-                    60 + 120 * (distance < radius) + rng.normal(0, 10, (size, size))
-                ).clip(0, 255)[..., None].repeat(channels, 2)
+                    (60 + 120 * (distance < radius) + rng.normal(0, 10, (size, size)))
+                    .clip(0, 255)[..., None]
+                    .repeat(channels, 2)
+                )
                 for rater in range(raters):
                     split.labels[i, rater] = distance < radius + 2 * rater - 1
     return path

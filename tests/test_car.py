@@ -51,7 +51,9 @@ def test_shapes_types_and_ranges_at_an_odd_size(kind: str, images: torch.Tensor)
 
 
 @pytest.mark.parametrize("kind", ["film", "paper"])
-def test_one_latent_is_one_map_whatever_is_beside_it(kind: str, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_latent_is_one_map_whatever_is_beside_it(
+    kind: str, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = made(kind)
     q, z = model.probabilities(images), torch.randn(3, 6, model.latent, generator=torch.Generator().manual_seed(2))
     together = model.refine(images, q, z)

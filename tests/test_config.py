@@ -29,7 +29,12 @@ def test_the_official_numbers() -> None:
     assert (c.phases.refinement.lr, c.phases.refinement.halve_at) == (2e-4, (100, 300, 500))
     for phase in (c.phases.calibration, c.phases.refinement, d):
         assert (phase.optimizer, phase.betas, phase.weight_decay) == ("adam", (0.5, 0.99), 5e-4)
-    assert (c.calibration.net, c.refinement.net, c.discriminator.net, c.refinement.latent) == ("segnet", "paper", "pixel", 8)
+    assert (c.calibration.net, c.refinement.net, c.discriminator.net, c.refinement.latent) == (
+        "segnet",
+        "paper",
+        "pixel",
+        8,
+    )
 
 
 def test_overrides_win_and_a_budget_replaces_the_presets() -> None:

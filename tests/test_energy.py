@@ -89,7 +89,9 @@ def test_it_is_least_at_the_true_frequencies() -> None:
 def test_minmax_sees_no_diversity_in_blur_and_product_does() -> None:
     blur = torch.full((1, 2, 2, 8, 8), 0.5)
     labels = one_hot_maps(torch.zeros(1, 1, 8, 8, dtype=torch.long), 2)
-    d_minmax, d_product = (float(2 * _d_sy(blur, labels, k) - energy_loss(blur, labels, None, k)) for k in ("minmax", "product"))
+    d_minmax, d_product = (
+        float(2 * _d_sy(blur, labels, k) - energy_loss(blur, labels, None, k)) for k in ("minmax", "product")
+    )
     assert d_minmax == pytest.approx(0, abs=1e-6)
     assert d_product > 0.5
 

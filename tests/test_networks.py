@@ -120,13 +120,13 @@ def test_numbers_of_parameters_are_the_papers() -> None:
 
 
 def test_weights_start_as_in_the_official_code() -> None:
-    conv = SegNet(3, 2, 32).decoder[0].blocks[0].conv  # type: ignore[index,union-attr]
-    assert conv.weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)
+    conv = SegNet(3, 2, 32).decoder[1].blocks[0].conv  # 512 channels to 256
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.02)
     assert not conv.bias.any()
     injection = Refinement(3, 2, 8).inject1
     mix = injection.mix.weight.flatten(1)
     assert torch.allclose(mix @ mix.T, torch.eye(len(mix)), atol=1e-5)
-    assert 0 < injection.mix.bias.abs().max() <= 0.002  # type: ignore[union-attr]
+    assert 0 < injection.mix.bias.abs().max() <= 0.002
     for linear in (injection.shift, injection.scale):
         assert not linear.bias.any()
         assert linear.weight.abs().max().item() == pytest.approx((6 / (8 + 64)) ** 0.5, rel=0.03)

@@ -65,7 +65,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
-    return [a for k, v in settings.items() for a in (f"--{k}", json.dumps(v) if v is None or isinstance(v, list) else str(v))]
+    return [
+        a
+        for k, v in settings.items()
+        for a in (f"--{k}", json.dumps(v) if v is None or isinstance(v, list) else str(v))
+    ]
 
 
 @pytest.mark.parametrize(("preset", "settings"), [("lidc", SMALL), ("lidc-paper", PAPER)])
@@ -132,7 +136,9 @@ def test_sigterm_saves_and_ends_with_its_own_code(tiny_store: Path, tmp_path: Pa
     assert (run / "checkpoint" / checkpoint.NAME).is_file()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tiny_store: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tiny_store: Path, tmp_path: Path
+) -> None:
     settings = SMALL | {"training.save_every": 0.0}
     run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **settings, steps=3)
     before = weights(run)
@@ -169,7 +175,9 @@ def test_no_space_for_a_checkpoint_is_one_line_and_the_old_one_stays(tiny_store:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
 
     command = [sys.executable, "-m", "stochseg", "train", "--data", str(tiny_store), "--out", str(run), "--resume"]
-    ended = subprocess.run([*command, "--steps", "4"], capture_output=True, text=True, check=False, preexec_fn=small_files)
+    ended = subprocess.run(
+        [*command, "--steps", "4"], capture_output=True, text=True, check=False, preexec_fn=small_files
+    )
     assert ended.returncode == 2
     assert "cannot be written" in ended.stderr.splitlines()[-1]
     assert "--resume" in ended.stderr.splitlines()[-1]
@@ -204,7 +212,9 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch(tiny_store: Pat
         model.networks.zero_grad()
         for rows in torch.arange(6).split(size):
             part = Batch(images[rows], labels[rows])
-            accumulate_gradients(model.networks, part, z[rows], config.objective, 2, None, torch.float32, False, size / 6)
+            accumulate_gradients(
+                model.networks, part, z[rows], config.objective, 2, None, torch.float32, False, size / 6
+            )
         found.append({k: p.grad.clone() for k, p in model.networks.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     for name in found[0]:
@@ -278,7 +288,9 @@ def test_tensorboard_gets_the_numbers(tiny_store: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="extra `tensorboard` is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=3, **{"training.tensorboard": True})
+    run = train(
+        data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=3, **{"training.tensorboard": True}
+    )
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     assert [e.step for e in events.Scalars("energy")] == [1, 2, 3]

@@ -1,5 +1,6 @@
 """The command line: one function a command. Only this file knows command lines; help comes from signatures and docstrings."""
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -36,7 +37,9 @@ def dispatch(prog: str, commands: dict[str, tuple[Run, str]], given: list[str]) 
         return commands[given[0]][0](given[1:])
     width = max(len(name) for name in commands)
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in commands.items()]
-    usage = "\n".join([f"usage: {prog} COMMAND ...", "", *lines, "", f"{prog} COMMAND --help tells more; --debug shows tracebacks"])
+    usage = "\n".join(
+        [f"usage: {prog} COMMAND ...", "", *lines, "", f"{prog} COMMAND --help tells more; --debug shows tracebacks"]
+    )
     if given and given[0] in ("-h", "--help"):
         print(usage)
         return SUCCESS
@@ -66,7 +69,9 @@ def prepare_lidc(given: list[str]) -> int:
 def prepare_ambiguous(given: list[str]) -> int:
     from stochseg.data.ambiguous import prepare_ambiguous as call
 
-    parser = _parser("stochseg prepare ambiguous", "Make a store of generated images whose distribution is known exactly.")
+    parser = _parser(
+        "stochseg prepare ambiguous", "Make a store of generated images whose distribution is known exactly."
+    )
     parser.add_function_arguments(call)
     return _prepared(call(**_parse(parser, given)))
 
@@ -132,7 +137,7 @@ def _parser(prog: str, text: str) -> Any:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return ArgumentParser(prog=prog, description=text, exit_on_error=False)
+    return ArgumentParser(prog=prog, description=text, exit_on_error=False, allow_abbrev=False)
 
 
 def _parse(parser: Any, given: list[str], only_given: bool = False) -> dict[str, Any]:
@@ -142,8 +147,21 @@ def _parse(parser: Any, given: list[str], only_given: bool = False) -> dict[str,
     try:
         parsed = parser.parse_args(_bare_switches(parser, given), defaults=not only_given)
     except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"{parser.prog}: {error}; see `{parser.prog} --help`") from error
+        raise InputError(f"{parser.prog}: {_plainly(parser, str(error))}; see `{parser.prog} --help`") from error
     return dict(vars(parsed.as_flat()))
+
+
+def _plainly(parser: Any, message: str) -> str:
+    """The parser's message with what helps added: the flag's dashes, and the nearest flag there is."""
+    from difflib import get_close_matches
+
+    message = re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)
+    flags = [option for action in parser._actions for option in action.option_strings]
+    start, _, names = message.partition(": ")
+    if start.endswith("arguments are required"):
+        return f"missing {', '.join(f'--{n}' if f'--{n}' in flags else n.upper() for n in names.split(', '))}"
+    close = get_close_matches(names.split(" ")[0], flags, 1) if start == "unrecognized arguments" else []
+    return message + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _bare_switches(parser: Any, given: list[str]) -> list[str]:

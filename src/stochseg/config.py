@@ -1,6 +1,7 @@
 """Everything that can be set, as frozen dataclasses. The text under a field is its help on the command line."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -50,10 +51,15 @@ class CalibrationConfig:
     """ImageNet weights for the segnet's encoder: 'imagenet' downloads them, or a local file. None starts at random."""
 
     def __post_init__(self) -> None:
-        _require(len(self.widths) >= 2 and min(self.widths) > 0, "calibration.widths", self.widths, "two or more widths")
+        _require(
+            len(self.widths) >= 2 and min(self.widths) > 0, "calibration.widths", self.widths, "two or more widths"
+        )
         _require(0 <= self.dropout < 1, "calibration.dropout", self.dropout, "at least 0 and below 1")
         _require(
-            self.pretrained is None or self.net == "segnet", "calibration.pretrained", self.pretrained, "none unless net is segnet"
+            self.pretrained is None or self.net == "segnet",
+            "calibration.pretrained",
+            self.pretrained,
+            "none unless net is segnet",
         )
 
 
@@ -120,7 +126,9 @@ class ObjectiveConfig:
         for name in ("cross_entropy", "adversarial", "calibration", "energy", "marginal", "r1", "smooth"):
             _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
         _require(self.samples >= 1, "objective.samples", self.samples, "at least 1")
-        _require(self.samples >= 2 or not self.energy, "objective.samples", self.samples, "at least 2 for the energy loss")
+        _require(
+            self.samples >= 2 or not self.energy, "objective.samples", self.samples, "at least 2 for the energy loss"
+        )
 
 
 @dataclass(frozen=True)
@@ -293,7 +301,8 @@ def load_config(preset: str = "lidc", overrides: dict[str, Any] | None = None) -
     except InputError:
         raise
     except Exception as error:  # jsonargparse raises several kinds; each says which key and why
-        raise InputError(f"--config {preset}: {' '.join(str(error).split())}") from error
+        reason = re.sub(r'Parser key "config\.([\w.]+)":', r"\1:", " ".join(str(error).split()))
+        raise InputError(f"--config {preset}: {reason}") from error
     assert isinstance(config, Config)
     return config
 

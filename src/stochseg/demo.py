@@ -38,6 +38,8 @@ def demo(out: Path = Path("runs/demo"), minutes: float = 3.0, seed: int = 0) -> 
     say("4/4 drawing the report")
     page = write_report(out)
     print(scores_table(result))
-    print(f"\nThe best reachable GED is that of the true distribution. Whole demo: {(time.monotonic() - start) / 60:.1f} minutes.")
+    print(
+        f"\nThe best reachable GED is that of the true distribution. Whole demo: {(time.monotonic() - start) / 60:.1f} minutes."
+    )
     print(f"Open in a browser: {page.resolve()}")
     return out

@@ -24,7 +24,7 @@ from stochseg.metrics.intervals import bootstrap_interval
 from stochseg.metrics.matching import check_counts, hungarian_iou_of
 from stochseg.metrics.raters import raters_reference
 from stochseg.models.car import CAR
-from stochseg.progress import say, track
+from stochseg.progress import track
 from stochseg.sampling.sample import latents
 
 Values = dict[str, NDArray[np.float64]]
@@ -92,7 +92,10 @@ def score_split(
             _add(trivial["raters"], {"ged": ged, "hm_iou": hm_iou})
             if "modes" in split.extras:
                 truth = draws_from_modes(split, numbers, samples, seed, crop)
-                _add(trivial.setdefault("truth", defaultdict(list)), score_maps(truth, batch.labels, k, convention, ignore))
+                _add(
+                    trivial.setdefault("truth", defaultdict(list)),
+                    score_maps(truth, batch.labels, k, convention, ignore),
+                )
     return Scores(_gather(found), {name: _gather(v) for name, v in trivial.items() if v}, reliability)
 
 
@@ -186,7 +189,7 @@ def evaluate(
         f"{name}_{key}": value for name, values in scores.baselines.items() for key, value in values.items()
     }
     ids = np.array(chosen.ids)[rows if rows is not None else slice(None)]
-    np.savez_compressed(folder / f"{split}.npz", ids=ids, groups=groups, **arrays)
+    np.savez_compressed(folder / f"{split}.npz", allow_pickle=False, ids=ids, groups=groups, **arrays)
     save_examples(folder / f"{split}_examples.npz", model, chosen, scores, samples, crop, seed, rows)
     return result
 
@@ -252,7 +255,9 @@ def save_examples(
 def check_fit(model: CAR, store: Store) -> None:
     """InputError where model and store do not belong together."""
     if len(model.classes) != len(store.classes):
-        raise InputError(f"{store.path}: has {len(store.classes)} classes, the model {len(model.classes)}; use its own store")
+        raise InputError(
+            f"{store.path}: has {len(store.classes)} classes, the model {len(model.classes)}; use its own store"
+        )
     channels = next(iter(store.splits.values())).images.shape[3]
     if channels != model.channels:
         raise InputError(f"{store.path}: images have {channels} channels, the model takes {model.channels}")

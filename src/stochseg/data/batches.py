@@ -64,7 +64,9 @@ def check_crop(split: Split, crop: int | None) -> None:
     """InputError where the images are smaller than the crop."""
     h, w = split.images.shape[1:3]
     if crop is not None and crop > min(h, w):
-        raise InputError(f"--input.crop {crop}: the images of split '{split.name}' are {h}x{w}; choose {min(h, w)} or less")
+        raise InputError(
+            f"--input.crop {crop}: the images of split '{split.name}' are {h}x{w}; choose {min(h, w)} or less"
+        )
 
 
 def read_rows(

@@ -106,7 +106,9 @@ def open_store(path: str | Path, verify: bool = False) -> Store:
             index.get("notes", {}),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path / 'index.json'}: damaged ({type(error).__name__}: {error}); prepare it again") from error
+        raise InputError(
+            f"{path / 'index.json'}: damaged ({type(error).__name__}: {error}); prepare it again"
+        ) from error
     for split in splits.values():
         if split.labels.shape[1] != store.raters:
             raise InputError(
@@ -190,9 +192,9 @@ def _check_labels(path: Path, split: Split, classes: int, every: bool) -> None:
 class StoreWriter:
     """Writes a store once. Use as a context manager; the store appears at `path` only when the block ends well.
 
-        with StoreWriter(out, classes=LESION_CLASSES, raters=4, source="made by hand") as writer:
-            split = writer.add_split("train", ids, groups, image_shape=(64, 64, 1))
-            split.images[0], split.labels[0] = image, masks
+    with StoreWriter(out, classes=LESION_CLASSES, raters=4, source="made by hand") as writer:
+        split = writer.add_split("train", ids, groups, image_shape=(64, 64, 1))
+        split.images[0], split.labels[0] = image, masks
     """
 
     def __init__(
@@ -312,7 +314,9 @@ def _new_array(file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Arra
             with file.open("r+b") as stream:
                 os.posix_fallocate(stream.fileno(), 0, size)
         except OSError as error:
-            raise InputError(f"{file.parent.parent}: no room for {size / 1e6:.0f} MB ({error.strerror}); free some") from error
+            raise InputError(
+                f"{file.parent.parent}: no room for {size / 1e6:.0f} MB ({error.strerror}); free some"
+            ) from error
     return array
 
 

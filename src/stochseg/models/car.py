@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementCo
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.models.build import build_calibration, build_discriminator, build_refinement
+from stochseg.models.interfaces import RefinementNet
 from stochseg.models.precision import autocast, resolve_precision
 from stochseg.sampling.sample import decode_in_chunks
 
@@ -71,24 +72,25 @@ class CAR:
 
     @property
     def calibration(self) -> nn.Module:
-        return self.networks["calibration"]
+        return cast(nn.Module, self.networks["calibration"])
 
     @property
-    def refinement(self) -> nn.Module:
-        return self.networks["refinement"]
+    def refinement(self) -> RefinementNet:
+        return cast(RefinementNet, self.networks["refinement"])
 
     @property
     def discriminator(self) -> nn.Module | None:
-        return self.networks["discriminator"] if "discriminator" in self.networks else None
+        return cast(nn.Module, self.networks["discriminator"]) if "discriminator" in self.networks else None
 
     @property
     def latent(self) -> int:
         """Length of z."""
-        return int(self.refinement.latent)  # type: ignore[arg-type]
+        return self.refinement.latent
 
     @property
     def device(self) -> torch.device:
-        return next(self.networks.parameters()).device
+        device: torch.device = next(self.networks.parameters()).device
+        return device
 
     def with_networks(self, networks: nn.ModuleDict) -> CAR:
         """The same object over other weights (averaged ones)."""
@@ -106,7 +108,7 @@ class CAR:
         x = self._prepare(images, blackbox)
         self.networks.eval()
         with self._autocast():
-            logits = self.calibration(x)
+            logits: Tensor = self.calibration(x)
         return logits.float().softmax(1)
 
     @torch.no_grad()
@@ -150,7 +152,7 @@ class CAR:
         b, n = maps.shape[:2]
         one_hot = one_hot_maps(maps.to(self.device), len(self.classes)).flatten(0, 1)
         logit = self.discriminator(x.repeat_interleave(n, 0), one_hot)
-        return probability(logit.float()).unflatten(0, (b, n))
+        return probability(logit.float()).view(b, n)
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Write model.safetensors, config.json and the card README.md: all that `load` needs."""
@@ -261,7 +263,9 @@ def load_weights(networks: nn.Module, file: Path) -> None:
         raise InputError(f"{file}: damaged or not readable ({error}); copy or train the model again") from error
     own = networks.state_dict()
     wrong = sorted(
-        name for name in own.keys() | state.keys() if name not in own or name not in state or own[name].shape != state[name].shape
+        name
+        for name in own.keys() | state.keys()
+        if name not in own or name not in state or own[name].shape != state[name].shape
     )
     if wrong:
         raise InputError(f"{file}: does not fit its config.json at {_few(wrong)}")

@@ -33,7 +33,12 @@ class FilmRefinement(nn.Module):
     """
 
     def __init__(
-        self, channels: int, classes: int, widths: Sequence[int] = (16, 32, 64, 128), latent: int = 16, field: bool = True
+        self,
+        channels: int,
+        classes: int,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        latent: int = 16,
+        field: bool = True,
     ):
         super().__init__()
         self.stride = 2 ** (len(widths) - 1)
@@ -72,8 +77,8 @@ class FilmRefinement(nn.Module):
             # the skip belongs to the image: added to each of its samples without copying it n times
             x = (x.unflatten(0, (b, n)) + levels[level][:, None]).flatten(0, 1)
         x = F.silu(x)
-        delta = features.crop(self.head(x)).float()
-        return delta.unflatten(0, (b, n)) + features.base[:, None]
+        delta: Tensor = features.crop(self.head(x)).float().unflatten(0, (b, n))
+        return delta + features.base[:, None]
 
     def forward(self, x: Tensor, q: Tensor, z: Tensor) -> Tensor:
         return self.decode(self.encode(x, q), z)
@@ -100,4 +105,3 @@ class FilmStep(nn.Module):
             h = h + self.noise(field)
         h = F.silu(h)
         return F.silu(h + self.second(h))
-

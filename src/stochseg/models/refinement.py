@@ -68,7 +68,8 @@ class Refinement(nn.Module):
         """z: [b n z], n samples of each image. Returns logits [b n k h w]; their softmax over k is a sample."""
         b, n, _ = z.shape
         z = z.flatten(0, 1)
-        x = F.leaky_relu(self.inject1(features.coarse.repeat_interleave(n, 0), z))
+        coarse = features.coarse[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1)
+        x = F.leaky_relu(self.inject1(coarse, z))
         x = self.up3(x, features.middle)
         x = F.leaky_relu(self.inject2(x, z))
         x = self.up4(x, features.fine)
@@ -103,7 +104,7 @@ class _Injection(nn.Module):
         weight = (mix * scale[:, None]).transpose(1, 2)  # [b c o]
         pixels = f.flatten(2).transpose(1, 2)  # [b h*w c]
         mixed = torch.baddbmm(offset[:, None], pixels, weight)
-        return mixed.view(len(f), *f.shape[2:], -1).permute(0, 3, 1, 2)
+        return mixed.view(f.shape[0], *f.shape[2:], -1).permute(0, 3, 1, 2)
 
 
 class _MergingUp(nn.Module):

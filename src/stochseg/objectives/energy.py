@@ -32,7 +32,8 @@ def energy_loss(
     d_sy = 1 - _iou(s, y, kernel, smooth)
     first, second = torch.triu_indices(n, n, 1, device=s.device)
     d_ss = 1 - _paired_iou(s[:, first], s[:, second], kernel, smooth)
-    return 2 * (d_sy.mean(1) * weights).sum(1) - d_ss.mean(1)
+    loss: Tensor = 2 * (d_sy.mean(1) * weights).sum(1) - d_ss.mean(1)
+    return loss
 
 
 def marginal_cross_entropy(samples: Tensor, target: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from stochseg.models.interfaces import RefinementNet
 
 PIXELS_AT_ONCE = 2**21
 """Pixels of all samples that the refinement network works on at once; 64x64: 512 samples."""
@@ -19,7 +21,7 @@ def latents(seed: int, images: Sequence[int], n: int, length: int) -> Tensor:
     return torch.from_numpy(np.stack(draws))
 
 
-def decode_in_chunks(refinement: nn.Module, images: Tensor, q: Tensor, z: Tensor, soft: bool = False) -> Tensor:
+def decode_in_chunks(refinement: RefinementNet, images: Tensor, q: Tensor, z: Tensor, soft: bool = False) -> Tensor:
     """Samples for images [b c h w], q [b k h w] and z [b n z].
 
     Returns class maps uint8 [b n h w], or with `soft` probabilities float32 [b n k h w]. Only `PIXELS_AT_ONCE` pixels

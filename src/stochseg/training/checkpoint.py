@@ -1,7 +1,7 @@
 """Everything to go on bit for bit, in one file that is replaced whole.
 
-    RUN/checkpoint/state.safetensors            tensors: networks, averaged networks, optimizers; numbers: its metadata
-    RUN/checkpoint/state.previous.safetensors   the one before
+RUN/checkpoint/state.safetensors            tensors: networks, averaged networks, optimizers; numbers: its metadata
+RUN/checkpoint/state.previous.safetensors   the one before
 """
 
 import json
@@ -74,7 +74,9 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             os.fsync(stream.fileno())
     except (OSError, SafetensorError) as error:
         file.unlink(missing_ok=True)
-        raise InputError(f"{file.parent}: cannot be written ({error}); free space there, then go on with --resume") from error
+        raise InputError(
+            f"{file.parent}: cannot be written ({error}); free space there, then go on with --resume"
+        ) from error
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

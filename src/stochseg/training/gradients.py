@@ -1,6 +1,7 @@
 """One step's losses of all networks, and their gradients. Which equation is where: ARCHITECTURE.md."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from stochseg.data.batches import Batch
 from stochseg.data.store import MISSING_RATER
 from stochseg.models.car import one_hot_maps
 from stochseg.models.discriminator import probability
+from stochseg.models.interfaces import RefinementNet
 from stochseg.models.precision import autocast
 from stochseg.objectives.adversarial import discriminator_accuracy, discriminator_loss, generator_loss, r1_penalty
 from stochseg.objectives.calibration import calibration_kl, mask_ignored
@@ -78,13 +80,15 @@ def accumulate_gradients(
     _backward(objective.cross_entropy * losses["cross_entropy"], share)
 
     q = _visible(logits.detach().float().softmax(1), targets, ignore)
-    refinement = networks["refinement"]
+    refinement = cast(RefinementNet, networks["refinement"])
     with autocast(dtype, device):
         sample_logits = refinement.decode(refinement.encode(x, q), z)  # [b n k h w]
     samples = _visible(sample_logits.float().softmax(2), targets, ignore)
     total = samples.new_zeros(())
     if objective.energy:
-        losses["energy"] = energy_loss(samples, targets.labels, targets.weights, objective.kernel, objective.smooth).mean()
+        losses["energy"] = energy_loss(
+            samples, targets.labels, targets.weights, objective.kernel, objective.smooth
+        ).mean()
         total = total + objective.energy * losses["energy"]
     if objective.marginal:
         losses["marginal"] = marginal_cross_entropy(samples, targets.mean)

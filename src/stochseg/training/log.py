@@ -11,7 +11,6 @@ from stochseg.config import Config, to_plain
 from stochseg.errors import InputError
 from stochseg.progress import SECONDS_BETWEEN_LINES, say
 
-
 SHOWN = ("cross_entropy", "energy", "adversarial", "calibration")
 """Losses beside the progress bar."""
 
@@ -95,12 +94,12 @@ def _tensorboard(run: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("--training.tensorboard: not installed; run `pip install 'stochseg[tensorboard]'`") from error
-    writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(run / "tensorboard"))
 
     def write(step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value, step)
+        writer.flush()
 
     return write
 

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from stochseg.config import Config
 from stochseg.data.batches import Batches
@@ -41,7 +42,7 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
     budget = Budget.of(config, batches.per_epoch)
     dtype = resolve_precision(config.precision, model.device)
     averaged = average_weights(model.networks, config.training.ema)
-    judged = model if averaged is None else model.with_networks(averaged.module)
+    judged = model if averaged is None else model.with_networks(cast(nn.ModuleDict, averaged.module))
     phases = make_phases(model.networks, config)
     numbers: dict[str, Any] = {"step": 0, "seconds": 0.0, "accuracy": 0.0, "best": None}
     if resume:
@@ -53,7 +54,7 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
     logged = saved = time.monotonic()
 
     def elapsed() -> float:
-        return time.monotonic() - start
+        return float(time.monotonic() - start)
 
     def save() -> None:
         save_checkpoint(run / "checkpoint", model.networks, averaged, phases, numbers | {"seconds": elapsed()})

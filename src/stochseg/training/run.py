@@ -1,6 +1,5 @@
 """A run: from a config and a store to a directory that holds everything."""
 
-import dataclasses
 import json
 import os
 import time
@@ -9,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from stochseg.config import Config, flatten, load_config, read_preset, to_plain, unflatten
+from stochseg.config import Config, flatten, load_config, read_preset, to_plain
 from stochseg.data.store import Split, Store, open_store
 from stochseg.errors import InputError
 from stochseg.models.car import CAR
@@ -46,7 +45,9 @@ def train(
     if model is None:
         model = build_model(settings, store, split)
     elif len(model.classes) != len(store.classes):
-        raise InputError(f"{store.path}: has {len(store.classes)} classes, the model {len(model.classes)}; make them agree")
+        raise InputError(
+            f"{store.path}: has {len(store.classes)} classes, the model {len(model.classes)}; make them agree"
+        )
     if not resume:
         _start(run, settings)
     say(f"{'resuming' if resume else 'training'} in {run}: {len(split)} images, {describe(model)}")
@@ -89,7 +90,10 @@ def keep_model(model: CAR, run: Path, step: int, images: int, values: dict[str, 
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "model.safetensors.partial"
     write_tensors(partial, dict(model.networks.state_dict()), {"step": str(step)})
-    for name, text in (("config.json", json.dumps(model.facts(), indent=1)), ("README.md", _card(model, step, images, values))):
+    for name, text in (
+        ("config.json", json.dumps(model.facts(), indent=1)),
+        ("README.md", _card(model, step, images, values)),
+    ):
         (folder / f"{name}.partial").write_text(text)
         os.replace(folder / f"{name}.partial", folder / name)
     os.replace(partial, folder / "model.safetensors")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+
 import numpy as np
 
 from stochseg.config import Config
@@ -45,7 +46,11 @@ class Validation:
         )
         values = {name: float(np.nanmean(v)) for name, v in scores.values.items() if not np.isnan(v).all()}
         judged = values["ged"] - values["diversity"] / self.config.validation.samples
-        log.numbers(step, {f"val_{k}": v for k, v in values.items()} | {"val_selection": judged, "val_ece": float(scores.reliability["q", "top"].error())})
+        log.numbers(
+            step,
+            {f"val_{k}": v for k, v in values.items()}
+            | {"val_selection": judged, "val_ece": float(scores.reliability["q", "top"].error())},
+        )
         better = best is None or judged < best or self.config.validation.select == "last"
         log.say(
             f"step {step}: GED {values['ged']:.3f}, matched IoU {values['hm_iou']:.3f}, "
@@ -68,4 +73,3 @@ class Validation:
             self.config.input.crop,
             self.config.seed,
         )
-

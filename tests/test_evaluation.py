@@ -1,0 +1,137 @@
+"""Evaluation: the numbers are those of the metrics, and trivial answers score what they must."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stochseg import metrics
+from stochseg.data.ambiguous import prepare_ambiguous
+from stochseg.data.batches import in_order
+from stochseg.data.store import open_store
+from stochseg.errors import InputError
+from stochseg.evaluation import draws_from_modes, evaluate, independent_pixels, spread
+from stochseg.models.car import CAR
+from stochseg.report.table import scores_table
+from stochseg.sampling.sample import latents
+
+from .conftest import write_blobs
+from .test_car import made
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model: what it scores does not matter here, only that it is reported rightly."""
+    folder = tmp_path_factory.mktemp("run")
+    made("film", classes=2, channels=1).save(folder / "model")
+    return folder
+
+
+def test_the_json_holds_what_the_metrics_say(run: Path, tiny_store: Path) -> None:
+    result = evaluate(run, tiny_store, "val", samples=4, precision="float32")
+    split = open_store(tiny_store).split("val")
+    model = CAR.load(run)
+    batch = next(iter(in_order(split, 100, None)))
+    maps = model.sample(batch.images, z=latents(0, range(9), 4, model.latent))
+    for name, function in (("ged", metrics.generalized_energy_distance), ("hm_iou", metrics.hungarian_iou)):
+        assert result[name] == pytest.approx(float(function(maps, batch.labels).mean()), abs=1e-9)
+        low, high = result[f"{name}_interval"]
+        assert low <= result[name] <= high
+    ece = metrics.expected_calibration_error(model.probabilities(batch.images), batch.labels)
+    assert result["ece_q"] == pytest.approx(float(ece), abs=1e-6)
+    assert result == json.loads((run / "evaluation/val.json").read_text())
+    assert {
+        "ged",
+        "hm_iou",
+        "diversity",
+        "distance_to_labels",
+        "images",
+        "samples",
+        "convention",
+        "seconds",
+    } <= result.keys()
+    assert all(
+        isinstance(result["baselines"][b][s], float)
+        for b in ("all_empty", "argmax", "independent_pixels", "raters")
+        for s in ("ged", "hm_iou")
+    )
+    with np.load(run / "evaluation/val.npz") as arrays:
+        assert arrays["ged"].mean() == pytest.approx(result["ged"])
+        assert list(arrays["ids"]) == split.ids
+    assert f"{result['ged']:.3f}" in scores_table(result)
+
+
+def test_baselines_are_what_they_say(run: Path, tiny_store: Path) -> None:
+    result = evaluate(run, tiny_store, "val", samples=4, precision="float32")
+    batch = next(iter(in_order(open_store(tiny_store).split("val"), 100, None)))
+    q = CAR.load(run).probabilities(batch.images)
+    for name, maps in (
+        ("all_empty", torch.zeros(9, 1, 32, 32, dtype=torch.uint8)),
+        ("argmax", q.argmax(1, keepdim=True)),
+    ):
+        wanted = metrics.generalized_energy_distance(maps, batch.labels).mean()
+        assert result["baselines"][name]["ged"] == pytest.approx(float(wanted))
+        assert result["baselines"][name]["diversity"] == 0
+    assert result["baselines"]["raters"]["ged"] < result["baselines"]["all_empty"]["ged"]
+
+
+def test_a_part_of_a_split_and_batches_do_not_change_an_image(run: Path, tiny_store: Path) -> None:
+    whole = evaluate(run, tiny_store, "val", samples=4, precision="float32")
+    with np.load(run / "evaluation/val.npz") as arrays:
+        values = dict(zip(arrays["ids"], arrays["ged"]))
+    part = evaluate(run, tiny_store, "val", samples=4, precision="float32", limit=3)
+    assert (whole["images"], part["images"]) == (9, 3)
+    with np.load(run / "evaluation/val.npz") as arrays:
+        assert [values[i] for i in arrays["ids"]] == pytest.approx(list(arrays["ged"]), abs=1e-6)
+
+
+def test_independent_pixels_have_the_marginals_and_nothing_else() -> None:
+    q = torch.tensor([0.2, 0.5, 0.3])[None, :, None, None].expand(2, 3, 40, 40)
+    maps = independent_pixels(q, 50, seed=0, numbers=[0, 1])
+    shares = torch.bincount(maps.flatten().long(), minlength=3) / maps.numel()
+    assert torch.allclose(shares, torch.tensor([0.2, 0.5, 0.3]), atol=5e-3)
+    neighbours = (maps[..., 1:] == maps[..., :-1]).float().mean()
+    assert float(neighbours) == pytest.approx(0.2**2 + 0.5**2 + 0.3**2, abs=0.01)
+
+
+def test_the_truth_of_a_generated_store_beats_what_ignores_it(tmp_path: Path) -> None:
+    store = prepare_ambiguous(tmp_path / "store", images=1, val=40, test=0, size=32)
+    model = CAR(open_store(store).classes, 1, (32, 32))
+    model.save(tmp_path / "run/model")
+    result = evaluate(tmp_path / "run", store, "val", samples=16, precision="float32")
+    b = result["baselines"]
+    assert b["truth"]["ged"] < 0.5 * b["all_empty"]["ged"]
+    assert b["truth"]["ged"] < 0.8 * b["argmax"]["ged"]
+    split = open_store(store).split("val")
+    drawn = draws_from_modes(split, [0], 4000, seed=0, crop=None)[0]
+    frequency = [
+        float((drawn == torch.from_numpy(m.copy())).flatten(1).all(1).float().mean()) for m in split.extras["modes"][0]
+    ]
+    wanted = split.extras["mode_probabilities"][0]
+    assert np.abs(np.array(frequency) - wanted)[wanted > 0].max() < 0.04
+
+
+def test_three_raters_and_one_patient(run: Path, tmp_path: Path) -> None:
+    store = write_blobs(tmp_path / "three", {"val": 3}, raters=3)
+    with pytest.raises(InputError, match="ccdm"):
+        evaluate(run, store, "val", samples=16)
+    result = evaluate(run, store, "val", samples=6)
+    assert result["ged_interval"] is None
+    assert "GED" in scores_table(result)
+
+
+def test_what_does_not_fit_is_refused(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no split 'test'.*train, val"):
+        evaluate(run, tiny_store)
+    colour = write_blobs(tmp_path / "colour", {"val": 3}, channels=3)
+    with pytest.raises(InputError, match="images have 3 channels, the model takes 1"):
+        evaluate(run, colour, "val")
+    with pytest.raises(InputError, match="convention 'best'"):
+        evaluate(run, tiny_store, "val", convention="best")
+
+
+def test_spread_is_even() -> None:
+    assert spread(10, 4) == [0, 3, 6, 9]
+    assert spread(3, 10) == [0, 1, 2]
