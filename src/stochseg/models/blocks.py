@@ -15,11 +15,11 @@ def conv(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, 3, stride, padding=1)
 
 
-def conv_block(inside: int, outside: int, dropout: float = 0.0) -> nn.Sequential:
-    """Two 3x3 convolutions, each with group norm and SiLU."""
+def conv_block(inside: int, outside: int, dropout: float = 0.0, normed: bool = True) -> nn.Sequential:
+    """Two 3x3 convolutions, each with group norm (unless told not to) and SiLU."""
     layers: list[nn.Module] = []
     for width in (inside, outside):
-        layers += [conv(width, outside), norm(outside), nn.SiLU()]
+        layers += [conv(width, outside), *([norm(outside)] if normed else []), nn.SiLU()]
         if dropout:
             layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers)

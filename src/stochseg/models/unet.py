@@ -13,16 +13,21 @@ class UNet(nn.Module):
     """Calibration network F(x) -> logits [b k h w] for images [b c h w] of any size.
 
     An encoder of two convolutions a level and a light decoder: skips are added after a 1x1 convolution, since
-    concatenating full-size maps costs more than convolving them.
+    concatenating full-size maps costs more than convolving them. No norm at full size, where it costs most.
     """
 
     def __init__(self, channels: int, classes: int, widths: Sequence[int] = (16, 32, 64, 128), dropout: float = 0.0):
         super().__init__()
         self.stride = 2 ** (len(widths) - 1)
-        self.down = nn.ModuleList(conv_block(a, b, dropout) for a, b in zip((channels, *widths), widths))
+        self.down = nn.ModuleList(
+            conv_block(a, b, dropout, normed=level > 0) for level, (a, b) in enumerate(zip((channels, *widths), widths))
+        )
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
-        self.merge = nn.ModuleList(nn.Sequential(norm(a), nn.SiLU(), conv(a, a), nn.SiLU()) for a in widths[:-1])
+        self.merge = nn.ModuleList(
+            nn.Sequential(norm(a) if level else nn.Identity(), nn.SiLU(), conv(a, a), nn.SiLU())
+            for level, a in enumerate(widths[:-1])
+        )
         self.head = conv(widths[0], classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -71,6 +71,33 @@ class Plot:
         return buffer.getvalue()
 
 
+def ranking(
+    label: str, scores: Sequence[tuple[str, float]], interval: Sequence[float] | None, theme: Theme
+) -> Figure:
+    """Scores on one line each, best known on top; the first of `scores` is the model, whose interval is a bar."""
+    figure = _figure(0.9 + 0.36 * len(scores), theme)
+    axes = _axes(figure.add_subplot(), theme)
+    model = scores[0]
+    order = sorted(scores, key=lambda one: -one[1])
+    for place, (name, score) in enumerate(order):
+        ours = (name, score) == model
+        color = theme.first if ours else theme.reference
+        if ours and interval is not None:
+            axes.plot(interval, [place, place], color=color, linewidth=7, alpha=0.35, solid_capstyle="butt")
+        axes.plot(score, place, "o", color=color, markersize=8 if ours else 6)
+        axes.annotate(
+            f"{score:.3f}", (score, place), (0, 7), textcoords="offset points", ha="center", color=theme.ink, fontsize=8.5
+        )
+    axes.set_yticks(range(len(order)), [name for name, _ in order])
+    axes.get_yticklabels()[order.index(model)].set_fontweight("bold")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(0, 1.08 * order[0][1])
+    axes.set_ylim(-0.5, len(order) - 0.3)
+    axes.set_xlabel(label)
+    return figure
+
+
 def histogram(
     label: str, series: Mapping[str, Values], reference: tuple[str, float] | None, theme: Theme, unit: str = "images"
 ) -> Figure:
@@ -138,7 +165,7 @@ def validation_curves(minutes: Values, curves: Mapping[str, Values], kept: int |
         axes.plot(minutes, curves[key], color=color, linewidth=1.6, marker="o", markersize=3.5)
         if kept is not None:
             at = (minutes[kept : kept + 1], curves[key][kept : kept + 1])
-            axes.plot(*at, "o", markersize=9, markerfacecolor="none", color=theme.ink, label="model kept")
+            axes.plot(*at, "o", markersize=9, markerfacecolor="none", color=theme.ink, label="model kept", clip_on=False)
         axes.set_ylabel(label)
     below.axhline(
         curves["raters_diversity"].mean(), color=theme.reference, linestyle=(0, (1, 1.5)), label="the raters' own"

@@ -1,6 +1,12 @@
-"""The table that `evaluate` prints and the page shows."""
+"""What the scores say: the table that `evaluate` prints and the page shows, and the findings in words."""
 
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stochseg.metrics.intervals import bootstrap_interval
 
 ROWS = {
     "raters": "the raters' own population",
@@ -15,6 +21,10 @@ COLUMNS = {
     "diversity": "diversity",
     "distance_to_labels": "distance to labels",
 }
+TRIVIAL = ("all_empty", "argmax", "independent_pixels")
+"""The rows that a model must beat; the others are what it cannot be expected to beat."""
+ALIKE = 0.1
+"""Diversities that differ by less than this share of the raters' are called alike."""
 
 
 def scores_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -22,7 +32,11 @@ def scores_rows(result: dict[str, Any]) -> list[list[str]]:
     rows = [["", *COLUMNS.values()], ["this model", *(_cell(result, key) for key in COLUMNS)]]
     for name, text in ROWS.items():
         if name in result["baselines"]:
-            rows.append([text, *(_number(result["baselines"][name].get(key)) for key in COLUMNS)])
+            scores = result["baselines"][name]
+            if name == "raters":  # independent draws from their population differ from raters as raters from raters
+                own = result.get("raters_diversity")
+                scores = {"diversity": own, "distance_to_labels": own} | scores
+            rows.append([text, *(_number(scores.get(key)) for key in COLUMNS)])
     return rows
 
 
@@ -48,6 +62,60 @@ def details(result: dict[str, Any]) -> str:
         f"{result['ece_mean']:.4f}; diversity of the raters {_number(result.get('raters_diversity'))}; "
         f"{result['seconds']:.1f} s"
     )
+
+
+def best_trivial(result: dict[str, Any], key: str = "ged") -> str | None:
+    """Name of the trivial answer with the best score: the lowest GED, the highest of any other."""
+    scores = {name: result["baselines"].get(name, {}).get(key) for name in TRIVIAL}
+    known = {name: score for name, score in scores.items() if score is not None}
+    sign = 1 if key == "ged" else -1
+    return min(known, key=lambda name: sign * known[name]) if known else None
+
+
+def verdict(result: dict[str, Any], values: Mapping[str, NDArray[Any]]) -> str:
+    """One sentence: does the model beat the best trivial answer in GED, image by image and group by group?
+
+    values: scores of the images as evaluation writes them, with their groups. A difference counts where the 95 %
+    interval of its mean, bootstrapped over groups, leaves 0 out.
+    """
+    best = best_trivial(result)
+    if best is None:
+        return "How close the samples come to the raters"
+    gained = values["ged"] - values[f"{best}_ged"]
+    if len(np.unique(values["groups"][np.isfinite(gained)])) < 2:
+        return "Too few groups of images to tell the model from a trivial answer"
+    low, high = bootstrap_interval(gained, values["groups"])
+    if high < 0:
+        return "The samples come closer to the raters than any trivial answer"
+    if low > 0:
+        return "A trivial answer comes closer to the raters than the samples do"
+    return "The samples come no closer to the raters than a trivial answer"
+
+
+def findings(result: dict[str, Any]) -> list[str]:
+    """The main numbers in plain sentences."""
+    model, best, baselines = result["ged"], best_trivial(result), result["baselines"]
+    said = [
+        f"GED {_cell(result, 'ged')} with {result['samples']} samples on {result['images']:,} images of "
+        f"{result['groups']:,} groups; lower is better, and 0 would be the raters' distribution itself."
+    ]
+    raters = baselines.get("raters", {}).get("ged")
+    if best is not None and raters is not None:
+        trivial = baselines[best]["ged"]
+        text = (
+            f"Trivial answers reach {trivial:.3f} at best ({ROWS[best]}), "
+            f"draws from the raters' own population would reach {raters:.3f}"
+        )
+        if raters < model < trivial:
+            text += f": the model goes {(trivial - model) / (trivial - raters):.0%} of the way from the one to the other"
+        said.append(f"{text}.")
+    if baselines.get("truth", {}).get("ged") is not None:
+        said.append(f"Draws from the true distribution, known for generated images, reach {baselines['truth']['ged']:.3f}.")
+    ours, theirs = result.get("diversity"), result.get("raters_diversity")
+    if ours is not None and theirs:
+        how = "as much as" if abs(ours / theirs - 1) < ALIKE else "more than" if ours > theirs else "less than"
+        said.append(f"The samples of an image vary {how} its raters do: diversity {ours:.3f} against {theirs:.3f}.")
+    return said
 
 
 def _cell(result: dict[str, Any], key: str) -> str:
