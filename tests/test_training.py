@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stochseg.config import load_config
+from stochseg.config import RefinementConfig, load_config
 from stochseg.data.batches import Batch
 from stochseg.data.store import open_store
 from stochseg.errors import InputError, RunError
@@ -304,3 +304,23 @@ def test_weights_and_biases_without_it_says_how_to_install(tiny_store: Path, tmp
             train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=1, **{"training.wandb": "p"})
     else:
         pytest.skip("wandb is installed here, so its absence cannot be shown")
+
+
+def test_a_model_of_ones_own_is_trained_and_resumed(tiny_store: Path, tmp_path: Path) -> None:
+    def mine() -> CAR:
+        net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1))
+        torch.manual_seed(0)
+        for p in net.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        return CAR(2, 1, (32, 32), calibration=net, refinement=RefinementConfig(widths=(8, 16)))
+
+    rest = {k: v for k, v in SMALL.items() if not k.startswith(("calibration", "refinement"))}
+    rest |= {"training.cosine": False}
+    whole = train(mine(), tiny_store, tmp_path / "whole", **rest, steps=6)
+    run = train(mine(), tiny_store, tmp_path / "run", **rest, steps=3)
+    with pytest.raises(InputError, match="resume with the model that was trained"):
+        train(None, tiny_store, run, resume=True, steps=6)
+    train(mine(), tiny_store, run, resume=True, steps=6)
+    assert same(weights(whole), weights(run))
+    with pytest.raises(InputError, match="has 2 classes, the model 3"):
+        train(CAR(3, 1), tiny_store, tmp_path / "other", **rest, steps=1)

@@ -91,8 +91,8 @@ class DiscriminatorConfig:
 
     net: Literal["pooled", "pixel"] = "pooled"
     """pooled: ours, any image size. pixel: the paper's, tied to one size."""
-    width: int = 64
-    """Channels of the first layers."""
+    width: int = 32
+    """Channels of the first layers (paper: 64)."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +237,8 @@ class Config:
     """Stop after this many passes over the training split."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the hardware gains by it."""
+    device: str = "auto"
+    """auto: a CUDA device where there is one, else the CPU; or a name such as cuda:1."""
     input: InputConfig = field(default_factory=InputConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     refinement: RefinementConfig = field(default_factory=RefinementConfig)

@@ -24,6 +24,7 @@ from stochseg.metrics.intervals import bootstrap_interval
 from stochseg.metrics.matching import check_counts, hungarian_iou_of
 from stochseg.metrics.raters import raters_reference
 from stochseg.models.car import CAR
+from stochseg.models.precision import resolve_device
 from stochseg.progress import track
 from stochseg.sampling.sample import latents
 
@@ -143,6 +144,7 @@ def evaluate(
     convention: str | None = None,
     seed: int = 0,
     precision: str = "auto",
+    device: str = "auto",
     limit: int | None = None,
 ) -> dict[str, Any]:
     """Score a run on a split, print a table and write RUN/evaluation/SPLIT.json and SPLIT.npz.
@@ -155,6 +157,7 @@ def evaluate(
         convention: how scores are counted; default: the store's own.
         seed: of the samples.
         precision: auto, float32 or bfloat16.
+        device: auto, cpu, cuda, ...
         limit: score this many images, spread over the split, instead of all.
     """
     from stochseg.data.store import open_store
@@ -162,7 +165,7 @@ def evaluate(
 
     store = open_store(data)
     chosen = store.split(split)
-    model = CAR.load(run, precision=precision)
+    model = CAR.load(run, precision=precision, device=resolve_device(device))
     check_fit(model, store)
     rule = get_convention(convention or store.convention)
     crop = crop_of(model, chosen)

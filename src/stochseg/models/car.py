@@ -165,6 +165,10 @@ class CAR:
         (folder / "config.json").write_text(json.dumps(self.facts(), indent=1))
         (folder / "README.md").write_text(card or "A stochseg model. Load with `stochseg.CAR.load(folder)`.\n")
 
+    def configs(self) -> dict[str, Any]:
+        """The configs of the networks that were built from one, by name."""
+        return {name: config for name, config in self.architecture.items() if config is not None}
+
     def facts(self) -> dict[str, Any]:
         """What `load` needs beside the weights, as plain JSON."""
         from stochseg import __version__

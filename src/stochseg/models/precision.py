@@ -1,4 +1,4 @@
-"""Which number format the networks compute in."""
+"""Where the networks compute, and in which number format."""
 
 import torch
 
@@ -22,6 +22,18 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
     return torch.float32
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of this name; "auto" is a CUDA device where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+    return device
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:

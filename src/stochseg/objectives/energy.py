@@ -56,7 +56,7 @@ def _iou(s: Tensor, y: Tensor, kernel: Kernel, smooth: float) -> Tensor:
         total = s.sum(-1)[:, :, None] + y.sum(-1)[:, None] - overlap
         return ((overlap + smooth) / (total + smooth)).mean(-1)
     left, right = s.repeat_interleave(r, 1), y.repeat(1, n, 1, 1)
-    return _paired_iou(left, right, kernel, smooth).unflatten(1, (n, r))
+    return _paired_iou(left, right, kernel, smooth).view(-1, n, r)
 
 
 def _paired_iou(a: Tensor, b: Tensor, kernel: Kernel, smooth: float) -> Tensor:

@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +71,7 @@ class Plot:
         return buffer.getvalue()
 
 
-def ranking(
-    label: str, scores: Sequence[tuple[str, float]], interval: Sequence[float] | None, theme: Theme
-) -> Figure:
+def ranking(label: str, scores: Sequence[tuple[str, float]], interval: Sequence[float] | None, theme: Theme) -> Figure:
     """Scores on one line each, best known on top; the first of `scores` is the model, whose interval is a bar."""
     figure = _figure(0.9 + 0.36 * len(scores), theme)
     axes = _axes(figure.add_subplot(), theme)
@@ -83,10 +81,16 @@ def ranking(
         ours = (name, score) == model
         color = theme.first if ours else theme.reference
         if ours and interval is not None:
-            axes.plot(interval, [place, place], color=color, linewidth=7, alpha=0.35, solid_capstyle="butt")
-        axes.plot(score, place, "o", color=color, markersize=8 if ours else 6)
+            axes.plot(interval, [place, place], color=color, linewidth=11, alpha=0.35, solid_capstyle="butt")
+        axes.plot(score, place, "o", color=color, markersize=6)
         axes.annotate(
-            f"{score:.3f}", (score, place), (0, 7), textcoords="offset points", ha="center", color=theme.ink, fontsize=8.5
+            f"{score:.3f}",
+            (score, place),
+            (0, 8),
+            textcoords="offset points",
+            ha="center",
+            color=theme.ink,
+            fontsize=8.5,
         )
     axes.set_yticks(range(len(order)), [name for name, _ in order])
     axes.get_yticklabels()[order.index(model)].set_fontweight("bold")
@@ -153,30 +157,24 @@ def reliability(curves: Mapping[str, Mapping[str, Sequence[float]]], theme: Them
     return figure
 
 
-def validation_curves(minutes: Values, curves: Mapping[str, Values], kept: int | None, theme: Theme) -> Figure:
+def validation_curves(minutes: Values, curves: Mapping[str, Values], kept: int, theme: Theme) -> Figure:
     """GED, and diversity beside the raters' own, against minutes of training; `kept` marks the model that was kept.
 
     curves: "ged", "diversity", "raters_diversity", values [N] each.
     """
     figure = _figure(4.2, theme)
     above, below = figure.subplots(2, 1, sharex=True)
-    for axes, key, color, label in ((above, "ged", theme.first, "GED"), (below, "diversity", theme.second, "diversity")):
-        _axes(axes, theme)
+    for axes, key, color in ((above, "ged", theme.first), (below, "diversity", theme.second)):
+        _axes(axes, theme).set_ylabel(key.replace("ged", "GED"))
         axes.plot(minutes, curves[key], color=color, linewidth=1.6, marker="o", markersize=3.5)
-        if kept is not None:
-            at = (minutes[kept : kept + 1], curves[key][kept : kept + 1])
-            axes.plot(*at, "o", markersize=9, markerfacecolor="none", color=theme.ink, label="model kept", clip_on=False)
-        axes.set_ylabel(label)
-    below.axhline(
-        curves["raters_diversity"].mean(), color=theme.reference, linestyle=(0, (1, 1.5)), label="the raters' own"
-    )
-    below.set_ylim(0, 1.15 * max(curves["diversity"].max(), curves["raters_diversity"].max()))
-    below.set_xlim(left=0)
-    below.set_xlabel("minutes of training")
+        ring = axes.plot(minutes[kept], curves[key][kept], "o", markersize=9, color=theme.ink, clip_on=False)
+        ring[0].set(markerfacecolor="none", label="model kept" if axes is above else None)
+    own = float(curves["raters_diversity"].mean())
+    below.axhline(own, color=theme.reference, linestyle=(0, (1, 1.5)), label="the raters' own")
+    below.set(xlim=(0, None), ylim=(0, 1.15 * max(curves["diversity"].max(), own)), xlabel="minutes of training")
     figure.align_ylabels()
-    for axes in (above, below):
-        if axes.get_legend_handles_labels()[1]:
-            _legend(axes, theme)
+    _legend(above, theme)
+    _legend(below, theme)
     return figure
 
 
@@ -189,7 +187,9 @@ def losses(minutes: Values, curves: Mapping[str, Values], theme: Theme) -> Figur
     for axes, (name, values) in zip(rows, curves.items()):
         _axes(axes, theme)
         there = np.isfinite(values)
-        axes.plot(minutes[there], values[there], color=theme.first, linewidth=1.4, marker="o" if there.sum() == 1 else "")
+        axes.plot(
+            minutes[there], values[there], color=theme.first, linewidth=1.4, marker="o" if there.sum() == 1 else ""
+        )
         if there.any() and values[there].min() > 0 and values[there].max() > 10 * values[there].min():
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -215,7 +215,7 @@ def examples(lines: Sequence[tuple[str, Sequence[Tile]]], legend: Sequence[tuple
     lefts = 0.35 + (side + gap) * np.arange(len(first)) + 3 * gap * np.cumsum(changes)
     width, head, foot, step = lefts[-1] + side + gap, 0.5, 0.75, side * h / w + gap
     height = head + foot + step * len(lines)
-    figure = _figure(height, theme, width, layout="none")
+    figure = _figure(height, theme, width, layout=None)
 
     def place(left: float, top: float, wide: float, high: float) -> Axes:
         return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
@@ -239,7 +239,13 @@ def examples(lines: Sequence[tuple[str, Sequence[Tile]]], legend: Sequence[tuple
     patches = [Patch(color=color, label=name) for name, color in legend]
     anchor = (0.2 / width, (height - below + 0.1) / height)
     figure.legend(
-        handles=patches, loc="upper left", bbox_to_anchor=anchor, ncols=6, frameon=False, fontsize=10.5, labelcolor=theme.ink
+        handles=patches,
+        loc="upper left",
+        bbox_to_anchor=anchor,
+        ncols=6,
+        frameon=False,
+        fontsize=10.5,
+        labelcolor=theme.ink,
     )
     return figure
 
@@ -252,7 +258,9 @@ def _color_scale(axes: Axes, colors: str, label: str, theme: Theme) -> None:
     axes.set_xlabel(label, fontsize=10.5, color=theme.ink, labelpad=1)
 
 
-def _figure(height: float, theme: Theme, width: float = WIDTH, layout: str = "constrained") -> Figure:
+def _figure(
+    height: float, theme: Theme, width: float = WIDTH, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout=layout, facecolor=theme.paper)

@@ -12,43 +12,30 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from PIL import Image
 
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import CONVENTIONS
 from stochseg.models.car import model_folder
-from stochseg.report import figures
-from stochseg.report.figures import DARK, LIGHT, Plot, Theme
-from stochseg.report.panels import ENTROPY_COLORS, PROBABILITY_COLORS, Tile, example_tiles, png_bytes
+from stochseg.report.figures import DARK, FEW_OBSERVATIONS, LIGHT, Plot
+from stochseg.report.panels import ENTROPY_COLORS, PROBABILITY_COLORS, png_bytes
+from stochseg.report.plots import (
+    SCORES,
+    Evaluated,
+    color_of,
+    examples_of,
+    minutes_at,
+    read_evaluations,
+    split_plots,
+    training_plots,
+)
 from stochseg.report.table import ROWS, best_trivial, caption, findings, scores_rows, verdict
 from stochseg.training.log import read_metrics
 
-Arrays = dict[str, NDArray[Any]]
-SAMPLES_ON_PAGE, SAMPLES_IN_FIGURE = 8, 6
+SAMPLES_ON_PAGE = 8
 WIDEST_PICTURE = 1600
 """Pixels; wider pictures of progress are shrunk."""
-SCORES = {"ged": "GED of an image", "hm_iou": "matched IoU of an image"}
-LOSSES = {
-    "cross_entropy": "cross entropy of q",
-    "energy": "energy loss of the samples",
-    "marginal": "cross entropy of the samples' mean",
-    "calibration": "KL of the samples' mean from q",
-    "adversarial": "adversarial loss of the samples",
-    "discriminator": "loss of the discriminator",
-    "r1": "gradient penalty R1",
-    "accuracy": "accuracy of the discriminator",
-}
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What `evaluate` left of one split: the summary, scores of every image, and a few images with their samples."""
-
-    result: dict[str, Any]
-    values: Arrays
-    examples: Arrays
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ def write_report(run: Path) -> Path:
     no model or no evaluation, where a file of it is damaged, or where it cannot be written to.
     """
     run = Path(run)
-    model = json.loads((model_folder(run) / "config.json").read_text())
+    model = _read_model(model_folder(run) / "config.json")
     classes = [ClassInfo(c["name"], tuple(c["color"])) for c in model["classes"]]
     evaluated = read_evaluations(run)
     config = (run / "config.yaml").read_text() if (run / "config.yaml").is_file() else ""
@@ -94,30 +81,17 @@ def write_report(run: Path) -> Path:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, run / "report.html")
     except OSError as error:
-        raise InputError(f"{run}: the report cannot be written there ({error.strerror}); free space or rights") from error
+        raise InputError(
+            f"{run}: the report cannot be written there ({error.strerror}); free space or rights"
+        ) from error
     return run / "report.html"
 
 
-def read_evaluations(run: Path) -> list[Evaluated]:
-    """The evaluated splits of a run: test, then val, then others by name. InputError where there is none."""
-    files = list((run / "evaluation").glob("*.json"))
-    if not files:
-        raise InputError(
-            f"{run}: was not evaluated yet; run `stochseg evaluate {shlex.quote(str(run))} --data STORE --split val` first"
-        )
-    first = {"test": 0, "val": 1}
-    files.sort(key=lambda file: (first.get(file.stem, 2), file.stem))
-    return [_read_evaluation(file) for file in files]
-
-
-def _read_evaluation(file: Path) -> Evaluated:
+def _read_model(file: Path) -> dict[str, Any]:
     try:
-        result = json.loads(file.read_text())
-        values = dict(np.load(file.with_suffix(".npz"), allow_pickle=False))
-        examples = dict(np.load(file.with_name(f"{file.stem}_examples.npz"), allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: an evaluation that is damaged or not whole ({error}); evaluate the split again") from error
-    return Evaluated(result, values, examples)
+        return dict(json.loads(file.read_text()))
+    except ValueError as error:
+        raise InputError(f"{file}: not readable as JSON ({error}); copy the model again") from error
 
 
 def _read_training(run: Path) -> list[dict[str, float]]:
@@ -127,129 +101,14 @@ def _read_training(run: Path) -> list[dict[str, float]]:
         raise InputError(f"{run / 'metrics.jsonl'}: holds a damaged line ({error}); delete that line") from error
 
 
-def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
-    """The plots of an evaluated split by their file names, NAME_SPLIT."""
-    result, values, split = one.result, one.values, one.result["split"]
-    found = []
-    known = [("this model", result["ged"])]
-    known += [(text, result["baselines"][name]["ged"]) for name, text in ROWS.items() if name in result["baselines"]]
-    told = "; ".join(f"{name} {score:.3f}" for name, score in known)
-    found.append(
-        Plot(
-            f"ranking_{split}",
-            f"GED of the model and of other answers: {told}",
-            lambda theme: figures.ranking("GED (lower is better)", known, result.get("ged_interval"), theme),
-        )
-    )
-    for key, label in SCORES.items():
-        found.append(_histogram(f"{key}_{split}", key, label, result, values))
-    curves = {"q": result["reliability_q"], "mean of the samples": result["reliability_mean"]}
-    found.append(
-        Plot(
-            f"reliability_{split}",
-            "Reliability diagram: stated probability of not being background against how often raters agreed, for q "
-            f"(calibration error {result['ece_q']:.4f}) and the mean of the samples ({result['ece_mean']:.4f})",
-            lambda theme: figures.reliability(curves, theme),
-        )
-    )
-    order = ("image", "raters", "samples", "model")
-    lines = [
-        (title, sorted(tiles, key=lambda tile: order.index(tile.group)))
-        for title, _, tiles in _examples(one.examples, classes, SAMPLES_IN_FIGURE)
-    ]
-    legend = [(c.name, _hex(c)) for c in classes[1:]]
-    found.append(
-        Plot(
-            f"examples_{split}",
-            "Images with raters, samples, the samples' mean, q and the entropies of both, from the best GED to the worst",
-            lambda theme: figures.examples(lines, legend, theme),
-        )
-    )
-    return {plot.name: plot for plot in found}
-
-
-def _histogram(name: str, key: str, label: str, result: dict[str, Any], values: Arrays) -> Plot:
-    series = {"this model": values[key]}
-    best = best_trivial(result, key)
-    if best is not None:
-        series[ROWS[best]] = values[f"{best}_{key}"]
-    own = result["baselines"].get("raters", {}).get(key)
-    reference = None if own is None else (ROWS["raters"], own)
-    told = "; ".join(f"{who}: mean {np.nanmean(scores):.3f}" for who, scores in series.items())
-    return Plot(name, f"Histogram, {label}: {told}", lambda theme: figures.histogram(label, series, reference, theme))
-
-
-def training_plots(metrics: list[dict[str, float]], select: str = "ged") -> dict[str, Plot]:
-    """The plots of metrics.jsonl: validation scores and losses against minutes; none where it holds no such lines."""
-    timed = [line for line in metrics if "minutes" in line]
-    judged = [line for line in metrics if "val_ged" in line]
-    plots = {}
-    if judged:
-        minutes = minutes_at([line["step"] for line in judged], timed)
-        scores = {
-            key: np.array([line.get(f"val_{key}", np.nan) for line in judged])
-            for key in ("ged", "diversity", "raters_diversity")
-        }
-        kept = len(judged) - 1
-        if select == "ged" and "val_selection" in judged[0]:
-            kept = int(np.argmin([line["val_selection"] for line in judged]))
-        plots["validation"] = Plot(
-            "validation",
-            f"Validation during training: GED from {scores['ged'][0]:.3f} to {scores['ged'][-1]:.3f}, diversity from "
-            f"{scores['diversity'][0]:.3f} to {scores['diversity'][-1]:.3f}; the model kept had GED {scores['ged'][kept]:.3f}",
-            lambda theme: figures.validation_curves(minutes, scores, kept, theme),
-        )
-    losses = {
-        text: np.array([line.get(name, np.nan) for line in timed])
-        for name, text in LOSSES.items()
-        if any(name in line for line in timed)
-    }
-    if losses:
-        at = np.array([line["minutes"] for line in timed])
-        plots["losses"] = Plot(
-            "losses",
-            f"Losses against minutes of training: {', '.join(losses)}",
-            lambda theme: figures.losses(at, losses, theme),
-        )
-    return plots
-
-
-def minutes_at(steps: list[float], timed: list[dict[str, float]]) -> NDArray[np.float64]:
-    """Minutes at which steps were done, from lines that hold both; steps after the last line go on at its pace.
-
-    >>> minutes_at([5, 10, 20], [{"step": 10, "minutes": 1.0}]).tolist()
-    [0.5, 1.0, 2.0]
-    """
-    x = np.array([0.0, *(line["step"] for line in timed)])
-    y = np.array([0.0, *(line["minutes"] for line in timed)])
-    pace = y[-1] / x[-1] if x[-1] else 0.0
-    at = np.array(steps, np.float64)
-    return np.where(at > x[-1], y[-1] + (at - x[-1]) * pace, np.interp(at, x, y))
-
-
-def _examples(examples: Arrays, classes: list[ClassInfo], shown: int) -> list[tuple[str, str, list[Tile]]]:
-    """Title, id and tiles of each example."""
-    found = []
-    for i, ged in enumerate(examples["ged"]):
-        arrays = (examples[name][i] for name in ("images", "labels", "samples", "q"))
-        found.append((f"GED {ged:.2f}", str(examples["ids"][i]), example_tiles(*arrays, classes, shown)))
-    return found
-
-
 def _split(one: Evaluated, classes: list[ClassInfo], plots: dict[str, Plot]) -> dict[str, Any]:
     """What the template shows of a split."""
     result, split = one.result, one.result["split"]
-    examples = [
-        {
-            "title": title,
-            "id": name,
-            "tiles": [
-                (tile, _embedded(png_bytes(tile.pixels), f"example {number}, {tile.name} {tile.note}".strip()))
-                for tile in tiles
-            ],
-        }
-        for number, (title, name, tiles) in enumerate(_examples(one.examples, classes, SAMPLES_ON_PAGE), 1)
-    ]
+    examples = []
+    for number, example in enumerate(examples_of(one, classes, SAMPLES_ON_PAGE), 1):
+        alts = [f"example {number}, {tile.name} {tile.note}".strip() for tile in example.tiles]
+        pictures = [_embedded(png_bytes(tile.pixels), alt) for tile, alt in zip(example.tiles, alts)]
+        examples.append({"title": example.title, "id": example.id, "tiles": list(zip(example.tiles, pictures))})
     best = best_trivial(result)
     return {
         "name": split,
@@ -262,12 +121,12 @@ def _split(one: Evaluated, classes: list[ClassInfo], plots: dict[str, Plot]) -> 
         "ranking": _picture(plots[f"ranking_{split}"]),
         "examples": examples,
         "shown": min(SAMPLES_ON_PAGE, result["samples"]),
-        "classes": [(c.name, _hex(c)) for c in classes[1:]],
+        "classes": [(c.name, color_of(c)) for c in classes[1:]],
         "probability": _gradient(PROBABILITY_COLORS) if len(classes) == 2 else None,
         "entropy": _gradient(ENTROPY_COLORS),
         "histograms": [_picture(plots[f"{key}_{split}"]) for key in SCORES],
         "reliability": _picture(plots[f"reliability_{split}"]),
-        "few": figures.FEW_OBSERVATIONS,
+        "few": FEW_OBSERVATIONS,
     }
 
 
@@ -286,7 +145,9 @@ def _progress(run: Path) -> list[tuple[str, Picture]]:
     return found
 
 
-def _facts(run: Path, model: dict[str, Any], evaluated: list[Evaluated], metrics: list[dict[str, float]]) -> dict[str, str]:
+def _facts(
+    run: Path, model: dict[str, Any], evaluated: list[Evaluated], metrics: list[dict[str, float]]
+) -> dict[str, str]:
     import matplotlib
     import torch
 
@@ -308,7 +169,7 @@ def _facts(run: Path, model: dict[str, Any], evaluated: list[Evaluated], metrics
             f"store {r['store']}, {r['images']:,} images of {r['groups']:,} groups, {r['raters_per_image']} raters, "
             f"{r['samples']} samples an image, seed {r['seed']}, {r['seconds']:.1f} seconds with all baselines"
         )
-        facts["convention"] = f"{r['convention']}: {source}"
+        facts[f"convention {r['convention']}"] = source
     facts["versions"] = (
         f"model written by stochseg {model['stochseg']}; this page by stochseg {stochseg.__version__}, "
         f"Python {platform.python_version()}, PyTorch {torch.__version__}, NumPy {np.__version__}, "
@@ -353,15 +214,15 @@ def _gradient(name: str) -> str:
     return ", ".join(to_hex(colormaps[name](x)) for x in np.linspace(0, 1, 9))
 
 
-def _hex(info: ClassInfo) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*info.color)
-
-
 def _render(**content: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     folder = Path(__file__).parent / "templates"
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(**content)

@@ -126,7 +126,9 @@ def png_bytes(picture: Pixels | Image.Image) -> bytes:
     """The picture as a PNG file; with a palette where it has at most 256 colours, which costs nothing and saves much."""
     pixels = picture if isinstance(picture, np.ndarray) else np.asarray(picture.convert("RGB"))
     image = Image.fromarray(pixels)
-    codes, numbers = np.unique(pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_inverse=True)
+    codes, numbers = np.unique(
+        pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_inverse=True
+    )
     if len(codes) <= 256:
         image = Image.fromarray(numbers.reshape(pixels.shape[:2]).astype(np.uint8))
         image.putpalette(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 1).astype(np.uint8).tobytes())

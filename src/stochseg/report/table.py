@@ -107,10 +107,14 @@ def findings(result: dict[str, Any]) -> list[str]:
             f"draws from the raters' own population would reach {raters:.3f}"
         )
         if raters < model < trivial:
-            text += f": the model goes {(trivial - model) / (trivial - raters):.0%} of the way from the one to the other"
+            text += (
+                f": the model goes {(trivial - model) / (trivial - raters):.0%} of the way from the one to the other"
+            )
         said.append(f"{text}.")
     if baselines.get("truth", {}).get("ged") is not None:
-        said.append(f"Draws from the true distribution, known for generated images, reach {baselines['truth']['ged']:.3f}.")
+        said.append(
+            f"Draws from the true distribution, known for generated images, reach {baselines['truth']['ged']:.3f}."
+        )
     ours, theirs = result.get("diversity"), result.get("raters_diversity")
     if ours is not None and theirs:
         how = "as much as" if abs(ours / theirs - 1) < ALIKE else "more than" if ours > theirs else "less than"

@@ -46,9 +46,14 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Load the newest whole state into the networks and optimizers; returns the numbers saved with it."""
     tensors, numbers = _read(folder)
-    networks.load_state_dict(_below(tensors, "networks/"))
-    if averaged is not None:
-        averaged.load_state_dict(_below(tensors, "averaged/"))
+    try:
+        networks.load_state_dict(_below(tensors, "networks/"))
+        if averaged is not None:
+            averaged.load_state_dict(_below(tensors, "averaged/"))
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder}: holds other networks than these; resume with the model that was trained"
+        ) from error
     for phase in phases:
         flat = _below(tensors, f"optimizer/{phase.name}/")
         state: dict[int, dict[str, Tensor]] = {}

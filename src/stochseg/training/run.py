@@ -1,5 +1,6 @@
 """A run: from a config and a store to a directory that holds everything."""
 
+import dataclasses
 import json
 import os
 import time
@@ -9,13 +10,23 @@ from typing import Any
 import yaml
 
 from stochseg.config import Config, flatten, load_config, read_preset, to_plain
+from stochseg.data.batches import check_crop
 from stochseg.data.store import Split, Store, open_store
 from stochseg.errors import InputError
 from stochseg.models.car import CAR
+from stochseg.models.precision import resolve_device
 from stochseg.progress import say
 from stochseg.training.checkpoint import write_tensors
 
-FREE_ON_RESUME = ("minutes", "steps", "epochs", "training.save_every", "training.tensorboard", "training.wandb")
+FREE_ON_RESUME = (
+    "minutes",
+    "steps",
+    "epochs",
+    "device",
+    "training.save_every",
+    "training.tensorboard",
+    "training.wandb",
+)
 """What a resumed run may set anew; anything else would make it another run."""
 
 
@@ -31,9 +42,10 @@ def train(
 
     model: what to train; None builds the networks that the config describes. data: the store. out: the run directory,
     by default runs/DATE_TIME_PRESET. config: preset name or YAML file. resume: go on in `out` where it stopped.
-    overrides: config keys by dotted or underscored path, such as minutes=20 or **{"training.batch": 8}.
+    overrides: config keys by dotted name, such as minutes=20 or **{"training.batch": 8}.
     Raises InputError for what cannot be used and RunError where a loss is not finite.
     """
+    from stochseg.evaluation import check_fit
     from stochseg.training.loop import run_training
 
     preset = Path(config).stem
@@ -41,13 +53,14 @@ def train(
     settings = _config_to_resume(run, overrides) if resume else load_config(config, overrides)
     store = open_store(data)
     split = store.split("train")
-    store.split(settings.validation.split)
+    for checked in (split, store.split(settings.validation.split)):
+        check_crop(checked, settings.input.crop)
     if model is None:
         model = build_model(settings, store, split)
-    elif len(model.classes) != len(store.classes):
-        raise InputError(
-            f"{store.path}: has {len(store.classes)} classes, the model {len(model.classes)}; make them agree"
-        )
+    else:
+        check_fit(model, store)
+        settings = dataclasses.replace(settings, **model.configs())
+    model.to(resolve_device(settings.device))
     if not resume:
         _start(run, settings)
     say(f"{'resuming' if resume else 'training'} in {run}: {len(split)} images, {describe(model)}")

@@ -1,0 +1,75 @@
+"""Every preset trains: a few steps of the real thing, cut down in size where it is large."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from stochseg.cli import main
+from stochseg.config import preset_names
+from stochseg.data.ambiguous import prepare_ambiguous
+from stochseg.models.car import CAR
+from stochseg.training.log import read_metrics
+from stochseg.training.run import train
+
+from .conftest import write_blobs
+
+SMALLER = {
+    "demo": {},
+    "lidc": {"input.crop": 48},
+    "lidc-paper": {"input.crop": 64, "calibration.width": 8, "discriminator.width": 8, "training.batch": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blobs(tmp_path_factory.mktemp("store") / "blobs", {"train": 40, "val": 6}, size=64)
+
+
+def test_none_is_forgotten() -> None:
+    assert set(SMALLER) == set(preset_names())
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_it_trains(preset: str, store: Path, tmp_path: Path) -> None:
+    run = train(
+        data=store, out=tmp_path / "run", config=preset, steps=2, **SMALLER[preset], **{"training.log_every": 1}
+    )
+    losses = [line for line in read_metrics(run) if "cross_entropy" in line]
+    assert len(losses) == 2
+    wanted = {"adversarial", "calibration", "discriminator", "r1"} if preset == "lidc-paper" else {"energy", "marginal"}
+    assert wanted <= losses[0].keys()
+    assert (CAR.load(run).discriminator is not None) == (preset == "lidc-paper")
+
+
+def test_the_demo_runs_through_and_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real command for a few seconds of training, on fewer images than it makes by default."""
+
+    def fewer(out: Path, seed: int, overwrite: bool) -> Path:
+        return prepare_ambiguous(out, images=64, val=16, test=16, seed=seed, overwrite=overwrite)
+
+    monkeypatch.setattr("stochseg.data.ambiguous.prepare_ambiguous", fewer)
+    for _ in range(2):
+        assert main(["demo", "--out", str(tmp_path / "demo"), "--minutes", "0.05"]) == 0
+    out = capsys.readouterr().out
+    assert "the true distribution" in out
+    assert str(tmp_path / "demo" / "report.html") in out
+    assert (tmp_path / "demo" / "report.html").is_file()
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "thesis.txt").write_text("keep me")
+    assert main(["demo", "--out", str(tmp_path / "else")]) == 2
+    assert (tmp_path / "else" / "thesis.txt").is_file()
+
+
+@pytest.mark.slow
+def test_the_demo_beats_trivial_answers_by_a_tenth(tmp_path: Path) -> None:
+    import json
+
+    start = time.monotonic()
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    assert time.monotonic() - start < 330
+    result = json.loads((tmp_path / "demo/evaluation/test.json").read_text())
+    for trivial in ("independent_pixels", "argmax", "all_empty"):
+        assert result["ged"] < 0.9 * result["baselines"][trivial]["ged"]
