@@ -6,6 +6,7 @@ Plots are small, so that they can be read on a phone without zooming and placed 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class Plot:
 
 def ranking(label: str, scores: Sequence[tuple[str, float]], interval: Sequence[float] | None, theme: Theme) -> Figure:
     """Scores on one line each, best known on top; the first of `scores` is the model, whose interval is a bar."""
-    figure = _figure(0.9 + 0.36 * len(scores), theme)
+    figure = _figure(0.8 + 0.42 * len(scores), theme)
     axes = _axes(figure.add_subplot(), theme)
     model = scores[0]
     order = sorted(scores, key=lambda one: -one[1])
@@ -92,11 +93,11 @@ def ranking(label: str, scores: Sequence[tuple[str, float]], interval: Sequence[
             color=theme.ink,
             fontsize=8.5,
         )
-    axes.set_yticks(range(len(order)), [name for name, _ in order])
+    axes.set_yticks(range(len(order)), [textwrap.fill(name, 20) for name, _ in order])
     axes.get_yticklabels()[order.index(model)].set_fontweight("bold")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlim(0, 1.08 * order[0][1])
+    axes.set_xlim(-0.06 * order[0][1], 1.1 * order[0][1])
     axes.set_ylim(-0.5, len(order) - 0.3)
     axes.set_xlabel(label)
     return figure
@@ -131,10 +132,11 @@ def histogram(
     return figure
 
 
-def reliability(curves: Mapping[str, Mapping[str, Sequence[float]]], theme: Theme) -> Figure:
+def reliability(label: str, curves: Mapping[str, Mapping[str, Sequence[float]]], theme: Theme) -> Figure:
     """Stated probability against the raters' frequency, above how many observations each bin holds.
 
-    curves: name -> confidence, frequency and pixels, each a list with an entry a bin that holds any.
+    label: the probability of what; curves: name -> confidence, frequency and pixels, each a list with an entry a bin
+    that holds any.
     """
     figure = _figure(4.7, theme)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -151,7 +153,7 @@ def reliability(curves: Mapping[str, Mapping[str, Sequence[float]]], theme: Them
     above.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel="frequency among raters")
     below.set_yscale("log")
     below.set_ylabel("observations")
-    below.set_xlabel("stated P(not background)")
+    below.set_xlabel(f"stated {label}")
     figure.align_ylabels()
     _legend(above, theme)
     return figure
@@ -169,12 +171,15 @@ def validation_curves(minutes: Values, curves: Mapping[str, Values], kept: int, 
         axes.plot(minutes, curves[key], color=color, linewidth=1.6, marker="o", markersize=3.5)
         ring = axes.plot(minutes[kept], curves[key][kept], "o", markersize=9, color=theme.ink, clip_on=False)
         ring[0].set(markerfacecolor="none", label="model kept" if axes is above else None)
-    own = float(curves["raters_diversity"].mean())
-    below.axhline(own, color=theme.reference, linestyle=(0, (1, 1.5)), label="the raters' own")
-    below.set(xlim=(0, None), ylim=(0, 1.15 * max(curves["diversity"].max(), own)), xlabel="minutes of training")
+    own = curves["raters_diversity"][-1]  # of the same images each time; nan where none has two raters
+    if np.isfinite(own):
+        below.axhline(own, color=theme.reference, linestyle=(0, (1, 1.5)), label="the raters' own")
+        _legend(below, theme)
+    below.set(
+        xlim=(0, None), ylim=(0, 1.15 * np.nanmax([*curves["diversity"], own, 0.1])), xlabel="minutes of training"
+    )
     figure.align_ylabels()
     _legend(above, theme)
-    _legend(below, theme)
     return figure
 
 
@@ -201,10 +206,15 @@ def losses(minutes: Values, curves: Mapping[str, Values], theme: Theme) -> Figur
     return figure
 
 
-def examples(lines: Sequence[tuple[str, Sequence[Tile]]], legend: Sequence[tuple[str, str]], theme: Theme) -> Figure:
+def examples(
+    lines: Sequence[tuple[str, Sequence[Tile]]],
+    legend: Sequence[tuple[str, str]],
+    probability: str | None,
+    theme: Theme,
+) -> Figure:
     """One line an example: its title and its tiles, the same columns in each; class colours and scales below.
 
-    legend: name and colour of each class that is painted. The probability scale is drawn where there is one class.
+    legend: name and colour of each class that is painted; probability: of what, where mean and q are drawn on a scale.
     """
     from matplotlib.patches import Patch
 
@@ -212,37 +222,40 @@ def examples(lines: Sequence[tuple[str, Sequence[Tile]]], legend: Sequence[tuple
     h, w = first[0].pixels.shape[:2]
     side, gap = 0.8, 0.05  # inches
     changes = [0, *(int(a.group != b.group) for a, b in zip(first, first[1:]))]
-    lefts = 0.35 + (side + gap) * np.arange(len(first)) + 3 * gap * np.cumsum(changes)
-    width, head, foot, step = lefts[-1] + side + gap, 0.5, 0.75, side * h / w + gap
+    lefts = 0.6 + (side + gap) * np.arange(len(first)) + 3 * gap * np.cumsum(changes)
+    width, head, step = lefts[-1] + side + gap, 0.5, side * h / w + gap
+    columns = max(1, int((width - 6.3) / 1.5))  # of the legend, left of the scales
+    foot = max(0.75, 0.4 + 0.22 * -(-len(legend) // columns))
     height = head + foot + step * len(lines)
     figure = _figure(height, theme, width, layout=None)
 
-    def place(left: float, top: float, wide: float, high: float) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
-
-    for row, (title, tiles) in enumerate(lines):
+    sheet = figure.add_axes((0, 0, 1, 1))  # one for all: its coordinates are inches from the top left
+    sheet.set_axis_off()
+    ink: dict[str, Any] = {"fontsize": 10.5, "color": theme.ink}
+    for top, (title, tiles) in zip(head + step * np.arange(len(lines)), lines):
+        bottom = top + side * h / w
+        sheet.text(0.52, (top + bottom) / 2, title.replace(" ", "\n"), ha="right", va="center", **ink)
         for left, tile in zip(lefts, tiles):
-            axes = place(left, head + row * step, side, side * h / w)
-            axes.imshow(tile.pixels, interpolation="none", aspect="auto")
-            axes.set_axis_off()
+            sheet.imshow(tile.pixels, interpolation="none", aspect="auto", extent=(left, left + side, bottom, top))
             if tile.note:
-                style = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
-                axes.text(0.04, 0.06, tile.note, transform=axes.transAxes, color="white", fontsize=9, bbox=style)
-            if row == 0:
-                axes.set_title(tile.name.replace(" of ", "\nof "), fontsize=10.5, color=theme.ink, pad=4)
-        middle = 1 - (head + (row + 0.5) * step - gap / 2) / height
-        figure.text(0.12 / width, middle, title, rotation=90, fontsize=10.5, color=theme.ink, ha="center", va="center")
+                box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
+                sheet.text(left + 0.04, bottom - 0.05, tile.note, color="white", fontsize=9, va="bottom", bbox=box)
+    for left, tile in zip(lefts, first):
+        sheet.text(left + side / 2, head - 0.06, tile.name.replace(" of ", "\nof "), ha="center", va="bottom", **ink)
+    sheet.set(xlim=(0, width), ylim=(height, 0))
     below = height - foot + 0.15
-    _color_scale(place(width - 2.8, below, 2.7, 0.14), ENTROPY_COLORS, "entropy (1: all classes alike)", theme)
-    if len(legend) == 1:
-        _color_scale(place(width - 6.1, below, 2.7, 0.14), PROBABILITY_COLORS, "mean, q: P(not background)", theme)
+    bar = (2.7 / width, 0.14 / height)
+    at = 1 - (below + 0.14) / height
+    _color_scale(figure.add_axes((1 - 2.8 / width, at, *bar)), ENTROPY_COLORS, "entropy (1: all classes alike)", theme)
+    if probability is not None:
+        _color_scale(figure.add_axes((1 - 6.1 / width, at, *bar)), PROBABILITY_COLORS, f"mean, q: {probability}", theme)
     patches = [Patch(color=color, label=name) for name, color in legend]
     anchor = (0.2 / width, (height - below + 0.1) / height)
     figure.legend(
         handles=patches,
         loc="upper left",
         bbox_to_anchor=anchor,
-        ncols=6,
+        ncols=columns,
         frameon=False,
         fontsize=10.5,
         labelcolor=theme.ink,

@@ -18,7 +18,7 @@ from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import CONVENTIONS
 from stochseg.models.car import model_folder
-from stochseg.report.figures import DARK, FEW_OBSERVATIONS, LIGHT, Plot
+from stochseg.report.figures import DARK, FEW_OBSERVATIONS, Plot
 from stochseg.report.panels import ENTROPY_COLORS, PROBABILITY_COLORS, png_bytes
 from stochseg.report.plots import (
     SCORES,
@@ -64,15 +64,19 @@ def write_report(run: Path) -> Path:
     plots = training_plots(metrics, (yaml.safe_load(config) or {}).get("validation", {}).get("select", "ged"))
     for one in evaluated:
         plots |= split_plots(one, classes)
+    progress = _progress(run)
     try:
         (run / "figures").mkdir(exist_ok=True)
         for plot in plots.values():
             plot.save(run / "figures")
+        pictures = {
+            name: _picture(plot, run / "figures") for name, plot in plots.items() if not name.startswith("examples_")
+        }
         text = _render(
-            run=run.name or str(run),
-            splits=[_split(one, classes, plots) for one in evaluated],
-            training=[_picture(plots[name]) for name in ("validation", "losses") if name in plots],
-            progress=_progress(run),
+            run=run.resolve().name,
+            splits=[_split(one, classes, pictures) for one in evaluated],
+            training=[pictures[name] for name in ("validation", "losses") if name in pictures],
+            progress=progress,
             config=config,
             facts=_facts(run, model, evaluated, metrics),
             commands=_commands(run, evaluated),
@@ -82,7 +86,7 @@ def write_report(run: Path) -> Path:
         os.replace(partial, run / "report.html")
     except OSError as error:
         raise InputError(
-            f"{run}: the report cannot be written there ({error.strerror}); free space or rights"
+            f"{run}: the report cannot be written there ({error.strerror}); make room or get the rights"
         ) from error
     return run / "report.html"
 
@@ -101,14 +105,14 @@ def _read_training(run: Path) -> list[dict[str, float]]:
         raise InputError(f"{run / 'metrics.jsonl'}: holds a damaged line ({error}); delete that line") from error
 
 
-def _split(one: Evaluated, classes: list[ClassInfo], plots: dict[str, Plot]) -> dict[str, Any]:
+def _split(one: Evaluated, classes: list[ClassInfo], pictures: dict[str, Picture]) -> dict[str, Any]:
     """What the template shows of a split."""
     result, split = one.result, one.result["split"]
     examples = []
     for number, example in enumerate(examples_of(one, classes, SAMPLES_ON_PAGE), 1):
         alts = [f"example {number}, {tile.name} {tile.note}".strip() for tile in example.tiles]
-        pictures = [_embedded(png_bytes(tile.pixels), alt) for tile, alt in zip(example.tiles, alts)]
-        examples.append({"title": example.title, "id": example.id, "tiles": list(zip(example.tiles, pictures))})
+        embedded = [_embedded(png_bytes(tile.pixels), alt) for tile, alt in zip(example.tiles, alts)]
+        examples.append({"title": example.title, "id": example.id, "tiles": list(zip(example.tiles, embedded))})
     best = best_trivial(result)
     return {
         "name": split,
@@ -118,14 +122,15 @@ def _split(one: Evaluated, classes: list[ClassInfo], plots: dict[str, Plot]) -> 
         "caption": caption(result),
         "rows": scores_rows(result),
         "best": ROWS[best] if best else None,
-        "ranking": _picture(plots[f"ranking_{split}"]),
+        "ranking": pictures[f"ranking_{split}"],
         "examples": examples,
         "shown": min(SAMPLES_ON_PAGE, result["samples"]),
         "classes": [(c.name, color_of(c)) for c in classes[1:]],
         "probability": _gradient(PROBABILITY_COLORS) if len(classes) == 2 else None,
         "entropy": _gradient(ENTROPY_COLORS),
-        "histograms": [_picture(plots[f"{key}_{split}"]) for key in SCORES],
-        "reliability": _picture(plots[f"reliability_{split}"]),
+        "histograms": [pictures[f"{key}_{split}"] for key in SCORES],
+        "reliability": pictures[f"reliability_{split}"],
+        "background": classes[0].name,
         "few": FEW_OBSERVATIONS,
     }
 
@@ -137,11 +142,21 @@ def _progress(run: Path) -> list[tuple[str, Picture]]:
     found = []
     for file in chosen:
         step = file.stem.removeprefix("step_").lstrip("0") or "0"
-        with Image.open(file) as image:
-            wide = image.width > WIDEST_PICTURE
-            size = (WIDEST_PICTURE, round(image.height * WIDEST_PICTURE / image.width))
-            png = png_bytes(image.convert("RGB").resize(size).quantize(256)) if wide else file.read_bytes()
-        found.append((step, _embedded(png, f"images, raters, samples and q of the validation split at step {step}")))
+        try:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise InputError(f"{file}: not readable as a picture ({error}); delete it") from error
+        h, w = pixels.shape[:2]
+        if w > WIDEST_PICTURE:
+            size = (WIDEST_PICTURE, round(h * WIDEST_PICTURE / w))
+            pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+        found.append(
+            (
+                step,
+                _embedded(png_bytes(pixels), f"images, raters, samples and q of the validation split at step {step}"),
+            )
+        )
     return found
 
 
@@ -155,7 +170,9 @@ def _facts(
 
     timed = [line for line in metrics if "minutes" in line]
     facts = {"run": str(run), "classes": ", ".join(c["name"] for c in model["classes"])}
-    facts["images"] = f"{model['channels']} channel(s), trained at {model['size'][0]} × {model['size'][1]} pixels"
+    facts["images"] = (
+        f"{model['channels']} channel{'s' * (model['channels'] > 1)}, trained at {model['size'][0]} × {model['size'][1]} pixels"
+    )
     if timed:
         speed = np.median([line["images_per_second"] for line in timed])
         facts["training"] = (
@@ -195,8 +212,9 @@ def _commands(run: Path, evaluated: list[Evaluated]) -> list[str]:
     return [*commands, f"stochseg report {where}"]
 
 
-def _picture(plot: Plot) -> Picture:
-    return _embedded(plot.png(LIGHT), plot.alt, plot.png(DARK))
+def _picture(plot: Plot, folder: Path) -> Picture:
+    """The plot as it was saved to the folder, and a dark twin."""
+    return _embedded((folder / f"{plot.name}.png").read_bytes(), plot.alt, plot.png(DARK))
 
 
 def _embedded(png: bytes, alt: str, dark: bytes | None = None) -> Picture:

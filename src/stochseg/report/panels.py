@@ -21,6 +21,8 @@ SCALE = 2
 HEADING = 20
 TILE = 192
 """Longer side, in pixels, at which pages and figures hold one picture; small images grow by whole factors."""
+PALETTE = 96
+"""Colours of an embedded picture that has more than 256: hardly seen at this size, and a third of the bytes."""
 PROBABILITY_COLORS, ENTROPY_COLORS = "viridis", "magma"
 """Colour maps that stay ordered for colour-blind eyes and in grey print."""
 
@@ -45,16 +47,20 @@ def save_panel(
     lines = []
     for image, labels, sampled, marginals in zip(batch.images, batch.labels.numpy(), maps, q):
         grey = ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        tiles = [as_rgb(grey)]
-        tiles += [overlay(grey, label, model.classes) for label in labels]
-        tiles += [overlay(grey, sample, model.classes) for sample in sampled]
-        tiles.append(as_rgb((255 * (1 - marginals[0])).round().to(torch.uint8).numpy()[..., None]))
-        lines.append(np.concatenate([_framed(t) for t in tiles], 1))
+        certainty = (255 * (1 - marginals[0])).round().to(torch.uint8).numpy()[..., None]
+        groups = {
+            "image": [as_rgb(grey)],
+            "raters": [overlay(grey, label, model.classes) for label in labels],
+            "samples": [overlay(grey, sample, model.classes) for sample in sampled],
+            "q": [as_rgb(certainty)],
+        }
+        blocks = [_framed(np.concatenate([_framed(tile) for tile in tiles], 1)) for tiles in groups.values()]
+        lines.append(np.concatenate(blocks, 1))
     sheet = Image.fromarray(np.concatenate(lines, 0))
     sheet = sheet.resize((sheet.width * SCALE, sheet.height * SCALE), Image.Resampling.NEAREST)
-    starts = (("image", 0), ("raters", 1), ("samples", 1 + batch.labels.shape[1]), ("q", len(tiles) - 1))
+    starts = SCALE * np.cumsum([0, *(block.shape[1] for block in blocks[:-1])])
     file.parent.mkdir(parents=True, exist_ok=True)
-    _with_headings(sheet, [(text, sheet.width * column // len(tiles)) for text, column in starts]).save(file)
+    _with_headings(sheet, list(zip(groups, starts.tolist()))).save(file)
 
 
 def example_tiles(
@@ -99,8 +105,8 @@ def normalised_entropy(p: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def as_rgb(image: Pixels) -> Pixels:
-    """Grey [h w 1] or colour [h w 3] to [h w 3]."""
-    return np.repeat(image, 3, 2) if image.shape[2] == 1 else image[..., :3]
+    """Grey [h w 1] or colour [h w 3] to [h w 3]; of other channels the first three, or the first where there are two."""
+    return np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., :3]
 
 
 def overlay(
@@ -122,9 +128,8 @@ def overlay(
     return base.round().astype(np.uint8)
 
 
-def png_bytes(picture: Pixels | Image.Image) -> bytes:
-    """The picture as a PNG file; with a palette where it has at most 256 colours, which costs nothing and saves much."""
-    pixels = picture if isinstance(picture, np.ndarray) else np.asarray(picture.convert("RGB"))
+def png_bytes(pixels: Pixels) -> bytes:
+    """The picture [h w 3] as a PNG file with a palette: exact up to 256 colours, else reduced to PALETTE of them."""
     image = Image.fromarray(pixels)
     codes, numbers = np.unique(
         pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_inverse=True
@@ -132,6 +137,8 @@ def png_bytes(picture: Pixels | Image.Image) -> bytes:
     if len(codes) <= 256:
         image = Image.fromarray(numbers.reshape(pixels.shape[:2]).astype(np.uint8))
         image.putpalette(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 1).astype(np.uint8).tobytes())
+    else:
+        image = image.quantize(PALETTE, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     image.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
@@ -140,7 +147,8 @@ def png_bytes(picture: Pixels | Image.Image) -> bytes:
 def _map_tile(group: str, name: str, base: Pixels, labels: Pixels, classes: Sequence[ClassInfo]) -> Tile:
     note = "missing" if (labels == MISSING_RATER).all() else "" if labels.any() else "nothing"
     enlarged = _sized(labels[..., None], nearest=True)[..., 0]
-    return Tile(group, name, overlay(base, enlarged, classes, opacity=0.2, line=2), note)
+    opacity, line = (0.2, 2) if len(classes) == 2 else (0.6, 1)  # of one class the outline says all
+    return Tile(group, name, overlay(base, enlarged, classes, opacity, line), note)
 
 
 def _sized(image: Pixels, nearest: bool = False) -> Pixels:
@@ -168,6 +176,7 @@ def _interior(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _framed(tile: Pixels) -> Pixels:
+    """The picture with white to its right and below it."""
     return np.pad(tile, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
 
 
@@ -177,5 +186,5 @@ def _with_headings(sheet: Image.Image, headings: Sequence[tuple[str, int]]) -> I
     page.paste(sheet, (0, HEADING))
     draw = ImageDraw.Draw(page)
     for text, left in headings:
-        draw.text((left + GAP, GAP), text, fill="black", font=ImageFont.load_default(14))
+        draw.text((left, GAP), text, fill="black", font=ImageFont.load_default(14))
     return page

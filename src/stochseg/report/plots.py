@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,7 @@ def _read_evaluation(file: Path) -> Evaluated:
         result = json.loads(file.read_text())
         values = dict(np.load(file.with_suffix(".npz"), allow_pickle=False))
         examples = dict(np.load(file.with_name(f"{file.stem}_examples.npz"), allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{file}: an evaluation that is damaged or not whole ({error}); evaluate the split again"
         ) from error
@@ -93,7 +95,8 @@ def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
     result, values, split = one.result, one.values, one.result["split"]
     found = []
     known = [("this model", result["ged"])]
-    known += [(text, result["baselines"][name]["ged"]) for name, text in ROWS.items() if name in result["baselines"]]
+    others = ((text, result["baselines"].get(name, {}).get("ged")) for name, text in ROWS.items())
+    known += [(text, score) for text, score in others if score is not None]
     told = "; ".join(f"{name} {score:.3f}" for name, score in known)
     found.append(
         Plot(
@@ -104,13 +107,14 @@ def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
     )
     for key, label in SCORES.items():
         found.append(_histogram(f"{key}_{split}", key, label, result, values))
+    chance = f"P(not {classes[0].name})"
     curves = {"q": result["reliability_q"], "mean of the samples": result["reliability_mean"]}
     found.append(
         Plot(
             f"reliability_{split}",
-            "Reliability diagram: stated probability of not being background against how often raters agreed, for q "
+            f"Reliability diagram: stated {chance} against how often raters agreed, for q "
             f"(calibration error {result['ece_q']:.4f}) and the mean of the samples ({result['ece_mean']:.4f})",
-            lambda theme: figures.reliability(curves, theme),
+            lambda theme: figures.reliability(chance, curves, theme),
         )
     )
     order = ("image", "raters", "samples", "model")
@@ -123,7 +127,7 @@ def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
         Plot(
             f"examples_{split}",
             "Images with raters, samples, the samples' mean, q and the entropies of both, from the best GED to the worst",
-            lambda theme: figures.examples(lines, legend, theme),
+            lambda theme: figures.examples(lines, legend, chance if len(classes) == 2 else None, theme),
         )
     )
     return {plot.name: plot for plot in found}

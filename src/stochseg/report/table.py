@@ -103,14 +103,13 @@ def findings(result: dict[str, Any]) -> list[str]:
     if best is not None and raters is not None:
         trivial = baselines[best]["ged"]
         text = (
-            f"Trivial answers reach {trivial:.3f} at best ({ROWS[best]}), "
-            f"draws from the raters' own population would reach {raters:.3f}"
+            f"Trivial answers reach {trivial:.3f} at best ({ROWS[best]}); "
+            f"draws from the raters' own population would reach {raters:.3f}."
         )
         if raters < model < trivial:
-            text += (
-                f": the model goes {(trivial - model) / (trivial - raters):.0%} of the way from the one to the other"
-            )
-        said.append(f"{text}.")
+            share = 100 * (trivial - model) / (trivial - raters)
+            text += f" The model goes {share:.0f}\u00a0% of the way from the one to the other."
+        said.append(text)
     if baselines.get("truth", {}).get("ged") is not None:
         said.append(
             f"Draws from the true distribution, known for generated images, reach {baselines['truth']['ged']:.3f}."
