@@ -130,3 +130,18 @@ def test_verify_finds_one_changed_byte(copy: Path) -> None:
     open_store(copy)
     with pytest.raises(InputError, match=r"val.images.npy: sha256"):
         open_store(copy, verify=True)
+
+
+def test_no_room_on_the_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk; filling a memory map there would kill the process."""
+    code = (
+        "import resource, signal, sys; from stochseg.data.store import *\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
+        "with StoreWriter(sys.argv[1], classes=LESION_CLASSES, raters=1) as w:\n"
+        "    w.add_split('train', ['a'], ['p'], (128, 128, 1), 'made')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path / "s"], check=False, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "InputError" in ended.stderr
+    assert "no room for 0.0 MB (File too large)" in ended.stderr
+    assert list(tmp_path.iterdir()) == []

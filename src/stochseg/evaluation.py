@@ -182,17 +182,21 @@ def evaluate(
         "convention": rule.name,
         "seconds": seconds,
         "seed": seed,
+        "precision": precision,
+        "limit": limit,
+        "group_name": store.group_name,
         "store": store.path.name,
         "raters_per_image": store.raters,
     }
     folder = run / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{split}.json").write_text(json.dumps(result, indent=1))
-    arrays = dict(scores.values) | {
+    arrays: dict[str, NDArray[Any]] = dict(scores.values) | {
         f"{name}_{key}": value for name, values in scores.baselines.items() for key, value in values.items()
     }
     ids = np.array(chosen.ids)[rows if rows is not None else slice(None)]
-    np.savez_compressed(folder / f"{split}.npz", allow_pickle=False, ids=ids, groups=groups, **arrays)
+    arrays |= {"ids": ids, "groups": groups}
+    np.savez_compressed(folder / f"{split}.npz", **arrays)  # type: ignore[arg-type]
     save_examples(folder / f"{split}_examples.npz", model, chosen, scores, samples, crop, seed, rows)
     return result
 

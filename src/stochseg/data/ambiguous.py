@@ -179,7 +179,7 @@ def prepare_ambiguous(
             raise InputError(f"--{flag} {value}: must be at least {least}")
     notes = {"generator": "ambiguous", "seed": seed, "modes": MODES, "cues": CUES}
     with StoreWriter(
-        out, classes=LESION_CLASSES, raters=raters, notes=notes, convention="car", overwrite=overwrite
+        out, classes=LESION_CLASSES, raters=raters, notes=notes, group_name="patient", overwrite=overwrite
     ) as writer:
         for number, (name, count) in enumerate(counts.items()):
             if count == 0:

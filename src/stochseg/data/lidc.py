@@ -89,7 +89,9 @@ def prepare_lidc(
     say(f"{source}: {found.kind}, {len(found.slices)} slices of {len(patients)} patients, split {rule}")
 
     notes = {"source": found.kind, "split": rule, "limit": limit}
-    with StoreWriter(out, classes=LESION_CLASSES, raters=found.raters, notes=notes, overwrite=overwrite) as writer:
+    with StoreWriter(
+        out, classes=LESION_CLASSES, raters=found.raters, group_name="patient", notes=notes, overwrite=overwrite
+    ) as writer:
         for name in SPLIT_NAMES:
             chosen = [n for n, split in enumerate(split_of) if split == name][:limit]
             if chosen:

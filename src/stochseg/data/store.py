@@ -66,7 +66,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Store:
-    """An opened store. Make one with `open_store`."""
+    """An opened store. Make one with `open_store`. group_name: what a group is, "patient" or "city"."""
 
     path: Path
     classes: list[ClassInfo]
@@ -74,6 +74,7 @@ class Store:
     ignore: int | None
     flips: list[tuple[int, int, float]]
     convention: str
+    group_name: str
     splits: dict[str, Split]
     notes: dict[str, Any]
 
@@ -102,6 +103,7 @@ def open_store(path: str | Path, verify: bool = False) -> Store:
             index["ignore"],
             [(int(a), int(b), float(p)) for a, b, p in index["flips"]],
             index["convention"],
+            index.get("group_name", "group"),
             splits,
             index.get("notes", {}),
         )
@@ -192,8 +194,8 @@ def _check_labels(path: Path, split: Split, classes: int, every: bool) -> None:
 class StoreWriter:
     """Writes a store once. Use as a context manager; the store appears at `path` only when the block ends well.
 
-    with StoreWriter(out, classes=LESION_CLASSES, raters=4, source="made by hand") as writer:
-        split = writer.add_split("train", ids, groups, image_shape=(64, 64, 1))
+    with StoreWriter(out, classes=LESION_CLASSES, raters=4, group_name="patient") as writer:
+        split = writer.add_split("train", ids, groups, image_shape=(64, 64, 1), source="our hospital")
         split.images[0], split.labels[0] = image, masks
     """
 
@@ -206,6 +208,7 @@ class StoreWriter:
         ignore: int | None = None,
         flips: Sequence[tuple[int, int, float]] = (),
         convention: str = "car",
+        group_name: str = "group",
         notes: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -222,6 +225,7 @@ class StoreWriter:
             "raters": raters,
             "flips": [list(f) for f in flips],
             "convention": convention,
+            "group_name": group_name,
             "notes": dict(notes or {}),
             "splits": {},
         }
@@ -307,16 +311,14 @@ class StoreWriter:
 
 def _new_array(file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """A zero-filled array on disk. Its space is taken now: a full disk met while filling a memory map would kill us."""
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        size = file.stat().st_size
-        try:
+    try:
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
             with file.open("r+b") as stream:
-                os.posix_fallocate(stream.fileno(), 0, size)
-        except OSError as error:
-            raise InputError(
-                f"{file.parent.parent}: no room for {size / 1e6:.0f} MB ({error.strerror}); free some"
-            ) from error
+                os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+    except OSError as error:
+        size = np.prod([float(side) for side in shape]) * dtype.itemsize / 1e6
+        raise InputError(f"{file.parent.parent}: no room for {size:.1f} MB ({error.strerror}); free some") from error
     return array
 
 

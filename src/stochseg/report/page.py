@@ -30,7 +30,7 @@ from stochseg.report.plots import (
     split_plots,
     training_plots,
 )
-from stochseg.report.table import ROWS, best_trivial, caption, findings, scores_rows, verdict
+from stochseg.report.table import ROWS, best_trivial, caption, findings, groups, scores_rows, verdict
 from stochseg.training.log import read_metrics
 
 SAMPLES_ON_PAGE = 8
@@ -183,7 +183,7 @@ def _facts(
         r = one.result
         source = CONVENTIONS[r["convention"]].source if r["convention"] in CONVENTIONS else r["convention"]
         facts[f"evaluation on {r['split']}"] = (
-            f"store {r['store']}, {r['images']:,} images of {r['groups']:,} groups, {r['raters_per_image']} raters, "
+            f"store {r['store']}, {r['images']:,} images of {groups(r)}, {r['raters_per_image']} raters, "
             f"{r['samples']} samples an image, seed {r['seed']}, {r['seconds']:.1f} seconds with all baselines"
         )
         facts[f"convention {r['convention']}"] = source

@@ -51,9 +51,16 @@ def scores_table(result: dict[str, Any]) -> str:
 
 def caption(result: dict[str, Any]) -> str:
     return (
-        f"{result['images']} images of {result['groups']} groups, split {result['split']}, {result['samples']} samples an "
-        f"image, convention {result['convention']}; [95 % interval over groups]"
+        f"{result['images']:,} images of {groups(result)}, split {result['split']}, {result['samples']} samples an image, "
+        f"convention {result['convention']}; [95 % interval over {groups(result).split()[-1]}]"
     )
+
+
+def groups(result: dict[str, Any]) -> str:
+    """How many of what the images belong to: "105 patients"."""
+    count, name = result["groups"], result["group_name"]
+    plural = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
+    return f"{count:,} {name if count == 1 else plural}"
 
 
 def details(result: dict[str, Any]) -> str:
@@ -97,7 +104,7 @@ def findings(result: dict[str, Any]) -> list[str]:
     model, best, baselines = result["ged"], best_trivial(result), result["baselines"]
     said = [
         f"GED {_cell(result, 'ged')} with {result['samples']} samples on {result['images']:,} images of "
-        f"{result['groups']:,} groups; lower is better, and 0 would be the raters' distribution itself."
+        f"{groups(result)}; lower is better, and 0 would be the raters' distribution itself."
     ]
     raters = baselines.get("raters", {}).get("ged")
     if best is not None and raters is not None:

@@ -65,14 +65,8 @@ class Log:
         """Drop the lines of steps that a resumed run will take again, and a line cut off by a kill."""
         if not self._file.exists():
             return
-        kept = []
-        for line in self._file.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:
-                continue
-        self._file.write_text("".join(kept))
+        lines = [json.dumps(line) + "\n" for line in read_metrics(self._file.parent) if line["step"] <= step]
+        self._file.write_text("".join(lines))
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -80,7 +74,16 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     file = run / "metrics.jsonl"
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [found for line in file.read_text().splitlines() if (found := _whole(line)) is not None]
+
+
+def _whole(line: str) -> dict[str, float] | None:
+    """The numbers of a line; None where a kill cut it off."""
+    try:
+        found: dict[str, float] = json.loads(line)
+    except ValueError:
+        return None
+    return found
 
 
 def _clock(seconds: float) -> str:
