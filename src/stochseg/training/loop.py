@@ -59,7 +59,7 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
     def save() -> None:
         save_checkpoint(run / "checkpoint", model.networks, averaged, phases, numbers | {"seconds": elapsed()})
 
-    with stop_on_signal() as stopped:
+    with stop_on_signal() as stopped, torch.random.fork_rng():
         progress = budget.progress(numbers["step"], elapsed())
         while progress < 1:
             step = numbers["step"]
@@ -92,8 +92,8 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
                 now = time.monotonic()
                 means = {name: value / counted for name, value in sums.items()}
                 speed = config.training.batch * counted / (now - logged)
-                log.numbers(step, {"epoch": epoch, "minutes": elapsed() / 60, "images_per_second": speed} | means)
-                log.numbers(step, {f"lr_{name}": rate for name, rate in rates.items()})
+                pace = {"epoch": epoch, "minutes": elapsed() / 60, "images_per_second": speed}
+                log.numbers(step, pace | means | {f"lr_{name}": rate for name, rate in rates.items()})
                 sums.clear()
                 logged, counted = now, 0
             if progress >= 1 or step % config.validation.every == 0:
