@@ -11,8 +11,8 @@ from stochseg.data.batches import Batches, augment, in_order
 from stochseg.data.store import open_store
 from stochseg.errors import InputError
 
-ALL = InputConfig(crop=None, flips=True, turns=True, intensity=0.2)
-GEOMETRY = InputConfig(crop=None, flips=True, turns=True, intensity=0)
+ALL = InputConfig(crop=None, flips="both", turns=True, intensity=0.2)
+GEOMETRY = InputConfig(crop=None, flips="both", turns=True, intensity=0)
 
 
 def test_a_step_gives_the_same_batch_whatever_came_before(tiny_store: Path) -> None:
@@ -75,12 +75,12 @@ def test_raters_are_shuffled_evenly() -> None:
 
 def test_crop_is_central_without_jitter_and_moves_with_it(tiny_store: Path) -> None:
     split = open_store(tiny_store).split("train")
-    still = InputConfig(crop=16, jitter=0, flips=False, turns=False, intensity=0)
+    still = InputConfig(crop=16, jitter=0, flips="none", turns=False, intensity=0)
     batches = Batches(split, 8, still, seed=0)
     rows = batches.rows_at(0)
     wanted = torch.from_numpy(np.array(split.images[rows, 8:24, 8:24])).permute(0, 3, 1, 2) / 127.5 - 1
     assert torch.allclose(batches.at(0).images, wanted, atol=1e-6)
-    moved = Batches(split, 8, InputConfig(crop=16, jitter=1, flips=False, turns=False, intensity=0), seed=0)
+    moved = Batches(split, 8, InputConfig(crop=16, jitter=1, flips="none", turns=False, intensity=0), seed=0)
     assert not torch.allclose(moved.at(0).images, wanted, atol=1e-2)
 
 

@@ -16,17 +16,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stochseg.config import RefinementConfig, load_config
+from stochseg.config import CalibrationConfig, RefinementConfig, load_config
 from stochseg.data.batches import Batch
 from stochseg.data.store import open_store
 from stochseg.errors import InputError, RunError
+from stochseg.evaluation import evaluate
 from stochseg.models.car import CAR
 from stochseg.training import checkpoint
 from stochseg.training.gradients import Targets, accumulate_gradients
+from stochseg.training.log import read_metrics
 from stochseg.training.phases import Phase
 from stochseg.training.run import build_model, train
 from stochseg.training.schedule import Budget, learning_rate
 from stochseg.training.step import take_step
+
+from .conftest import write_blobs
 
 SMALL: dict[str, Any] = {
     "input.crop": None,
@@ -50,6 +54,7 @@ PAPER: dict[str, Any] = {
     "validation.samples": 4,
     "validation.every": 5,
     "phases.discriminator.active": 2,
+    "phases.discriminator.accuracy_cap": 0.5,
     "phases.discriminator.period": 3,
     "refinement.width": 8,
     "discriminator.width": 8,
@@ -73,16 +78,36 @@ def flags(settings: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(("preset", "settings"), [("lidc", SMALL), ("lidc-paper", PAPER)])
-def test_a_run_that_stops_and_resumes_ends_with_the_same_bits(
+def test_a_run_that_stops_in_an_epoch_and_resumes_ends_with_the_same_bits(
     preset: str, settings: dict[str, Any], tiny_store: Path, tmp_path: Path
 ) -> None:
-    settings = settings | {"training.cosine": False}
-    whole = train(data=tiny_store, out=tmp_path / "whole", config=preset, **settings, steps=9)
-    parts = train(data=tiny_store, out=tmp_path / "parts", config=preset, **settings, steps=4)
-    train(data=tiny_store, out=parts, resume=True, steps=9)
+    settings = settings | {"training.cosine": False}  # a cosine would know the budget of the first part
+    whole = train(data=tiny_store, out=tmp_path / "whole", config=preset, **settings, steps=11)
+    parts = train(data=tiny_store, out=tmp_path / "parts", config=preset, **settings, steps=7)  # an epoch has 4 steps
+    train(data=tiny_store, out=parts, resume=True, steps=11)
     assert same(weights(whole), weights(parts))
-    other = train(data=tiny_store, out=tmp_path / "other", config=preset, **settings, steps=9, seed=1)
+    assert load_config(str(parts / "config.yaml")).steps == 11
+    other = train(data=tiny_store, out=tmp_path / "other", config=preset, **settings, steps=11, seed=1)
     assert not same(weights(whole), weights(other))
+    if preset == "lidc-paper":
+        trained = [i for i, line in enumerate(step_lines(whole)) if "discriminator" in line]
+        due = [i for i in range(11) if i % 3 < 2]
+        assert set(trained) < set(due)  # the cap on its accuracy has held it back at least once
+        assert trained
+
+
+def step_lines(run: Path) -> list[dict[str, float]]:
+    return [line for line in read_metrics(run) if "cross_entropy" in line]
+
+
+def test_a_run_killed_in_its_first_save_starts_again(tiny_store: Path, tmp_path: Path) -> None:
+    whole = train(data=tiny_store, out=tmp_path / "whole", config="lidc", **SMALL, steps=3)
+    run = tmp_path / "run"
+    (run / "checkpoint").mkdir(parents=True)
+    (run / "config.yaml").write_text((whole / "config.yaml").read_text())
+    (run / "checkpoint" / "state.partial").write_bytes(b"cut off")
+    train(data=tiny_store, out=run, resume=True)
+    assert same(weights(whole), weights(run))
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tiny_store: Path, tmp_path: Path) -> None:
@@ -136,15 +161,10 @@ def test_sigterm_saves_and_ends_with_its_own_code(tiny_store: Path, tmp_path: Pa
     assert (run / "checkpoint" / checkpoint.NAME).is_file()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
-    tiny_store: Path, tmp_path: Path
-) -> None:
-    settings = SMALL | {"training.save_every": 0.0}
-    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **settings, steps=3)
-    before = weights(run)
+def test_a_number_that_is_not_finite_never_reaches_the_weights(tiny_store: Path) -> None:
     store = open_store(tiny_store)
-    model = build_model(load_config("lidc", SMALL), store, store.split("train"))
     config = load_config("lidc", SMALL)
+    model = build_model(config, store, 1, (32, 32))
     phases = [Phase(name, net, getattr(config.phases, name)) for name, net in model.networks.items()]
     batch = Batch(torch.full((6, 1, 32, 32), math.nan), torch.zeros(6, 2, 32, 32, dtype=torch.uint8))
     start = {k: v.clone() for k, v in model.networks.state_dict().items()}
@@ -152,17 +172,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     with pytest.raises(RunError, match=r"cross_entropy is nan in step 7.*--resume"):
         take_step(model, phases, batch, z, config, None, torch.float32, 0.0, {p.name: 1.0 for p in phases}, 7)
     assert same(start, dict(model.networks.state_dict()))
-    assert same(before, weights(run))
 
 
-def test_a_learning_rate_that_explodes_ends_with_one_line_and_code_1(tiny_store: Path, tmp_path: Path) -> None:
-    settings = SMALL | {"steps": 50, "phases.refinement.lr": 1e30, "training.clip": None, "training.warmup": 0}
+def test_a_run_that_explodes_ends_with_one_line_and_a_finite_checkpoint(tiny_store: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"steps": 50, "training.save_every": 0.0, "phases.refinement.lr": 1e30, "training.clip": None}
     command = [sys.executable, "-m", "stochseg", "train", "--data", str(tiny_store), "--out", str(tmp_path / "run")]
     ended = subprocess.run([*command, *flags(settings)], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("stochseg: error: ")
-    assert "in step" in ended.stderr
+    assert "--phases.*.lr" in ended.stderr
     assert "Traceback" not in ended.stderr
+    kept = weights(tmp_path / "run")
+    assert all(torch.isfinite(tensor).all() for name, tensor in kept.items() if name.startswith("networks/"))
+
+
+def test_weights_that_are_not_finite_are_never_saved(tiny_store: Path, tmp_path: Path) -> None:
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=2)
+    before = weights(run)
+    networks = CAR.load(run).networks
+    next(networks.parameters()).data[0] = math.inf
+    with pytest.raises(RunError, match=r"not finite after step 3.*--resume"):
+        checkpoint.save_checkpoint(run / "checkpoint", networks, None, [], {"step": 3})
+    assert same(before, weights(run))
+    train(data=tiny_store, out=run, resume=True, steps=4, **{"phases.refinement.lr": 1e-3})
+    assert len(step_lines(run)) == 4
 
 
 def test_no_space_for_a_checkpoint_is_one_line_and_the_old_one_stays(tiny_store: Path, tmp_path: Path) -> None:
@@ -203,7 +236,7 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch(tiny_store: Pat
     """Our nets have neither batch norm nor dropout, so parts of a batch must add up to it."""
     store = open_store(tiny_store)
     config = load_config("lidc", SMALL)
-    model = build_model(config, store, store.split("train"))
+    model = build_model(config, store, 1, (32, 32))
     labels = torch.from_numpy(store.split("train").labels[:6].copy())
     images = torch.from_numpy(store.split("train").images[:6].copy()).permute(0, 3, 1, 2) / 127.5 - 1
     z = torch.randn(6, 6, model.latent, generator=torch.Generator().manual_seed(0))
@@ -219,6 +252,30 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch(tiny_store: Pat
     assert found[0].keys() == found[1].keys()
     for name in found[0]:
         assert torch.allclose(found[0][name], found[1][name], atol=1e-5), name
+
+
+def test_ignored_pixels_carry_no_loss_for_any_rater() -> None:
+    """Whatever the raters, the image's labels or the samples say there: losses and gradients stay as they were."""
+    g = torch.Generator().manual_seed(0)
+    config = load_config("lidc", SMALL).objective
+    model = CAR(3, 1, (16, 16), CalibrationConfig(widths=(8, 8)), RefinementConfig(widths=(8, 8)))
+    images, z = torch.rand(2, 1, 16, 16, generator=g), torch.randn(2, 6, model.latent, generator=g)
+    labels = torch.randint(0, 2, (2, 3, 16, 16), generator=g).to(torch.uint8)
+    one_rater, all_raters = labels.clone(), labels.clone()
+    one_rater[:, 0, :5] = 2
+    all_raters[:, :, :5] = 2
+    found = []
+    for changed in (one_rater, all_raters):
+        model.networks.zero_grad()
+        losses = accumulate_gradients(
+            model.networks, Batch(images, changed), z, config, 3, 2, torch.float32, False, 1.0
+        )
+        gradients = {k: p.grad.clone() for k, p in model.networks.named_parameters() if p.grad is not None}
+        found.append((losses, gradients))
+    assert found[0][0].keys() == found[1][0].keys()
+    for name, loss in found[0][0].items():
+        assert torch.equal(loss, found[1][0][name]), name
+    assert same(found[0][1], found[1][1])
 
 
 def test_targets_leave_missing_raters_and_ignored_pixels_out() -> None:
@@ -264,7 +321,7 @@ def test_minutes_are_kept(tiny_store: Path, tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss_and_leaves_a_whole_run(tiny_store: Path, tmp_path: Path) -> None:
-    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=60)
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=60, **{"training.warmup": 10})
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     energy = [line["energy"] for line in lines if "energy" in line]
     assert sum(energy[-5:]) < 0.8 * sum(energy[:5])
@@ -274,7 +331,9 @@ def test_training_lowers_the_loss_and_leaves_a_whole_run(tiny_store: Path, tmp_p
     assert model.sample(torch.zeros(1, 1, 32, 32), n=3).shape == (1, 3, 32, 32)
 
 
-def test_resume_refuses_another_config_and_an_empty_directory(tiny_store: Path, tmp_path: Path) -> None:
+def test_resume_refuses_what_is_not_the_same_run(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match="holds no run to go on with"):
         train(data=tiny_store, out=tmp_path / "none", resume=True)
     run = train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=1)
@@ -282,6 +341,15 @@ def test_resume_refuses_another_config_and_an_empty_directory(tiny_store: Path, 
         train(data=tiny_store, out=run, resume=True, **{"training.batch": 7})
     with pytest.raises(InputError, match=r"is not empty; go on there with --resume"):
         train(data=tiny_store, out=run, config="lidc", **SMALL, steps=1)
+    with pytest.raises(InputError, match=r"--config lidc-paper: a resumed run keeps its own"):
+        train(data=tiny_store, out=run, config="lidc-paper", resume=True)
+    other = write_blobs(tmp_path / "other", {"train": 12, "val": 3})
+    with pytest.raises(InputError, match="not the store that"):
+        train(data=other, out=run, resume=True, steps=2)
+    before = weights(run)
+    train(data=tiny_store, out=run, resume=True)
+    assert "has used up its budget at step 1" in capsys.readouterr().err
+    assert same(before, weights(run))
 
 
 def test_tensorboard_gets_the_numbers(tiny_store: Path, tmp_path: Path) -> None:
@@ -302,6 +370,7 @@ def test_weights_and_biases_without_it_says_how_to_install(tiny_store: Path, tmp
     except ImportError:
         with pytest.raises(InputError, match=r"pip install 'stochseg\[wandb\]'"):
             train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, steps=1, **{"training.wandb": "p"})
+        assert not (tmp_path / "run").exists()
     else:
         pytest.skip("wandb is installed here, so its absence cannot be shown")
 
@@ -320,7 +389,15 @@ def test_a_model_of_ones_own_is_trained_and_resumed(tiny_store: Path, tmp_path: 
     run = train(mine(), tiny_store, tmp_path / "run", **rest, steps=3)
     with pytest.raises(InputError, match="resume with the model that was trained"):
         train(None, tiny_store, run, resume=True, steps=6)
-    train(mine(), tiny_store, run, resume=True, steps=6)
+    trained = mine()
+    train(trained, tiny_store, run, resume=True, steps=6)
     assert same(weights(whole), weights(run))
+    assert same(load_file(run / "model/model.safetensors"), dict(trained.networks.state_dict()))
+    with pytest.raises(InputError, match="calibration="):
+        evaluate(run, tiny_store, "val", samples=4)
+    result = evaluate(str(run), str(tiny_store), "val", samples=4, calibration=mine().calibration)
+    assert result["images"] == 9
+    with pytest.raises(InputError, match="the model has none"):
+        train(mine(), tiny_store, tmp_path / "adversarial", **rest, steps=1, **{"objective.adversarial": 1.0})
     with pytest.raises(InputError, match="has 2 classes, the model 3"):
         train(CAR(3, 1), tiny_store, tmp_path / "other", **rest, steps=1)

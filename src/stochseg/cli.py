@@ -1,4 +1,4 @@
-"""The command line: one function a command. Only this file knows command lines; help comes from signatures and docstrings."""
+"""The command line: one function a command. Only this file knows command lines; help comes from docstrings."""
 
 import re
 import sys
@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stochseg.errors import InputError, RunError
+from stochseg.errors import InputError, RunError, Stopped
 from stochseg.progress import say
 
-Run = Callable[[list[str]], int]
+Command = Callable[[list[str]], int]
 SUCCESS, FAILURE, BAD_INPUT, STOPPED = 0, 1, 2, 75
 
 
@@ -26,12 +26,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         say(f"stochseg: error: {' '.join(str(error).split())}")
         return BAD_INPUT if isinstance(error, InputError) else FAILURE
+    except Stopped as stopped:
+        say(f"stochseg: {stopped}")
+        return STOPPED
     except KeyboardInterrupt:
         say("stochseg: stopped")
         return FAILURE
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        say(f"stochseg: error: {error.filename or 'a file'}: {error.strerror}; make room, or get the rights")
+        return BAD_INPUT
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        text = " ".join(str(error).split())
+        say(f"stochseg: error: unexpected {type(error).__name__}: {text}; please report it with what --debug shows")
+        return FAILURE
 
 
-def dispatch(prog: str, commands: dict[str, tuple[Run, str]], given: list[str]) -> int:
+def dispatch(prog: str, commands: dict[str, tuple[Command, str]], given: list[str]) -> int:
     """Hand the arguments to the command that the first of them names."""
     if given and given[0] in commands:
         return commands[given[0]][0](given[1:])
@@ -63,7 +77,7 @@ def prepare_lidc(given: list[str]) -> int:
 
     parser = _parser("stochseg prepare lidc", "Make a store of LIDC-IDRI nodule slices with the masks of four readers.")
     parser.add_function_arguments(call)
-    return _prepared(call(**_parse(parser, given)))
+    return _prepared(call(**_parse(parser, given)), "lidc")
 
 
 def prepare_ambiguous(given: list[str]) -> int:
@@ -73,33 +87,29 @@ def prepare_ambiguous(given: list[str]) -> int:
         "stochseg prepare ambiguous", "Make a store of generated images whose distribution is known exactly."
     )
     parser.add_function_arguments(call)
-    return _prepared(call(**_parse(parser, given)))
+    return _prepared(call(**_parse(parser, given)), "demo")
 
 
-def _prepared(store: Path) -> int:
-    say(f"store ready: {store}; train on it with `stochseg train --config lidc --data {store}`")
+def _prepared(store: Path, preset: str) -> int:
+    say(f"store ready: {store}; train on it with `stochseg train --config {preset} --data {store}`")
     return SUCCESS
 
 
 def train(given: list[str]) -> int:
     from stochseg.config import Config, preset_names
-    from stochseg.training.loop import Stopped
     from stochseg.training.run import train as call
 
     parser = _parser("stochseg train", "Train on a store. Every key of the config is a flag too.")
     presets = ", ".join(preset_names())
-    parser.add_argument("--config", default="lidc", help=f"preset ({presets}) or YAML file")
+    parser.add_argument("--config", help=f"preset ({presets}) or YAML file; default lidc")
     parser.add_argument("--data", required=True, type=Path, help="the store, from `stochseg prepare`")
     parser.add_argument("--out", type=Path, help="run directory; default runs/DATE_TIME_PRESET")
     parser.add_argument("--resume", action="store_true", help="go on in --out where training stopped")
+    parser.add_argument("--verify", action="store_true", help="read the whole store first and compare its sha256")
     parser.add_class_arguments(Config)
     flags = _parse(parser, given, only_given=True)
-    ours = {name: flags.pop(name) for name in ("config", "data", "out", "resume") if name in flags}
-    try:
-        run = call(**ours, **flags)
-    except Stopped as stopped:
-        say(f"stochseg: {stopped}")
-        return STOPPED
+    ours = {name: flags.pop(name) for name in ("config", "data", "out", "resume", "verify") if name in flags}
+    run = call(**ours, **flags)
     say(f"done: {run}; judge it with `stochseg evaluate {run} --data {ours['data']} --split val`")
     return SUCCESS
 
@@ -110,7 +120,7 @@ def evaluate(given: list[str]) -> int:
 
     parser = _parser("stochseg evaluate", "Score a run on a split of a store, beside trivial answers.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
-    parser.add_function_arguments(call, skip={"run"})
+    parser.add_function_arguments(call, skip={"run", "calibration"})
     print(scores_table(call(**_parse(parser, given))))
     return SUCCESS
 
@@ -165,21 +175,21 @@ def _plainly(parser: Any, message: str) -> str:
 
 
 def _bare_switches(parser: Any, given: list[str]) -> list[str]:
-    """Let `--overwrite` stand for `--overwrite true`: jsonargparse wants a value for every bool."""
+    """Let `--overwrite` stand for `--overwrite true`, and none for null: jsonargparse knows only the latter."""
     switches = {o for a in parser._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
     spelled: list[str] = []
     for flag, following in zip(given, [*given[1:], ""]):
-        spelled.append(flag)
-        if flag in switches and following not in ("true", "false"):
+        spelled.append({"none": "null", "None": "null", "True": "true", "False": "false"}.get(flag, flag))
+        if flag in switches and following.lower() not in ("true", "false"):
             spelled.append("true")
     return spelled
 
 
-SOURCES: dict[str, tuple[Run, str]] = {
+SOURCES: dict[str, tuple[Command, str]] = {
     "lidc": (prepare_lidc, "LIDC-IDRI nodule slices: crops, archives, slice folders, the common pickle, or a .npz"),
     "ambiguous": (prepare_ambiguous, "generated images with an exactly known distribution of answers"),
 }
-COMMANDS: dict[str, tuple[Run, str]] = {
+COMMANDS: dict[str, tuple[Command, str]] = {
     "demo": (demo, "generated data, training, evaluation and report in one go"),
     "prepare": (prepare, "make a store of source files"),
     "train": (train, "train on a store"),

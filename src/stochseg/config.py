@@ -22,12 +22,14 @@ class InputConfig:
     """Side of the square crop, in pixels; none keeps whole images. Evaluation takes the centre."""
     jitter: float = 0.0
     """How far a training crop may leave the centre, as a share of the room there is: 0 centre, 1 anywhere."""
-    flips: bool = True
-    """Mirror images and labels at random in training."""
+    flips: Literal["none", "horizontal", "both"] = "both"
+    """Mirror images and labels at random in training: left to right, or along both axes."""
     turns: bool = True
     """Turn images and labels by random quarters in training (square crops only)."""
     intensity: float = 0.1
     """Strength of random brightness, contrast and gamma changes in training; 0 is off."""
+    grey_as_rgb: bool = False
+    """Repeat grey images to three channels, as the official code does (and ImageNet weights want)."""
 
     def __post_init__(self) -> None:
         _require(self.crop is None or self.crop >= 16, "input.crop", self.crop, "at least 16 pixels")
@@ -55,6 +57,7 @@ class CalibrationConfig:
             len(self.widths) >= 2 and min(self.widths) > 0, "calibration.widths", self.widths, "two or more widths"
         )
         _require(0 <= self.dropout < 1, "calibration.dropout", self.dropout, "at least 0 and below 1")
+        _require(self.width >= 1, "calibration.width", self.width, "at least 1")
         _require(
             self.pretrained is None or self.net == "segnet",
             "calibration.pretrained",
@@ -83,6 +86,8 @@ class RefinementConfig:
     def __post_init__(self) -> None:
         _require(len(self.widths) >= 2 and min(self.widths) > 0, "refinement.widths", self.widths, "two or more widths")
         _require(self.latent >= 1, "refinement.latent", self.latent, "at least 1")
+        _require(self.width >= 1, "refinement.width", self.width, "at least 1")
+        _require(0 <= self.dropout < 1, "refinement.dropout", self.dropout, "at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,9 @@ class DiscriminatorConfig:
     """pooled: ours, any image size. pixel: the paper's, tied to one size."""
     width: int = 32
     """Channels of the first layers (paper: 64)."""
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 1, "discriminator.width", self.width, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,8 @@ class PhaseConfig:
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "phases.*.lr", self.lr, "above 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), "phases.*.betas", self.betas, "at least 0 and below 1")
+        _require(self.weight_decay >= 0, "phases.*.weight_decay", self.weight_decay, "at least 0")
         _require(1 <= self.active <= self.period, "phases.*.active", self.active, "from 1 to period")
 
 
@@ -200,6 +210,9 @@ class TrainingConfig:
             f"a divisor of training.batch {self.batch}",
         )
         _require(self.ema is None or 0 < self.ema < 1, "training.ema", self.ema, "between 0 and 1")
+        _require(self.clip is None or self.clip > 0, "training.clip", self.clip, "above 0, or none")
+        _require(self.warmup >= 0, "training.warmup", self.warmup, "at least 0")
+        _require(self.log_every >= 1, "training.log_every", self.log_every, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -249,6 +262,7 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
         for name in BUDGETS:
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "above 0")
@@ -272,6 +286,8 @@ def read_preset(name: str) -> dict[str, Any]:
         raise InputError(f"--config {name}: no such preset or file; presets: {', '.join(preset_names())}")
     try:
         keys = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise InputError(f"--config {file}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {file}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(keys, dict):

@@ -1,5 +1,6 @@
 """The whole way in one call: generated data, training, evaluation, report."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -8,14 +9,15 @@ from stochseg.errors import InputError
 from stochseg.progress import say
 
 
-def demo(out: Path = Path("runs/demo"), minutes: float = 3.0, seed: int = 0) -> Path:
+def demo(out: str | Path = Path("runs/demo"), minutes: float = 3.0, seed: int = 0) -> Path:
     """Generate ambiguous images, train on them, judge the model on unseen ones and write the report page.
 
     Args:
-        out: run directory; the generated store goes into it too. An earlier demo there is replaced.
-        minutes: time for training; the rest takes about a minute.
+        out: run directory; the generated store lies beside it, as OUT-store. An earlier demo there is replaced.
+        minutes: time for training; the rest takes about half a minute.
         seed: of data, training and samples.
     """
+    from stochseg.config import load_config
     from stochseg.data.ambiguous import prepare_ambiguous
     from stochseg.evaluation import evaluate
     from stochseg.report.page import write_report
@@ -23,23 +25,32 @@ def demo(out: Path = Path("runs/demo"), minutes: float = 3.0, seed: int = 0) -> 
     from stochseg.training.run import train
 
     start = time.monotonic()
-    if out.exists():
-        if any(out.iterdir()) and not (out / "store").is_dir():
-            raise InputError(f"--out {out}: holds something else than an earlier demo; choose another directory")
-        shutil.rmtree(out)
+    out = Path(out)
+    store = out.resolve().with_name(f"{out.resolve().name}-store")
+    load_config("demo", {"minutes": minutes, "seed": seed})  # refuses bad numbers before anything is replaced
+    for place in (store, out):
+        if place.exists() and not _is_demo(store):
+            raise InputError(f"--out {out}: {place} is there and no earlier demo; choose another directory")
     say("1/4 generating images whose distribution of answers is known")
-    generated = prepare_ambiguous(out.with_name(f".{out.name}-store"), seed=seed, overwrite=True)
+    prepare_ambiguous(store, seed=seed, overwrite=store.exists())
+    if out.exists():
+        shutil.rmtree(out)
     say(f"2/4 training for {minutes:g} minutes")
-    train(data=generated, out=out, config="demo", minutes=minutes, seed=seed)
-    store = out / "store"
-    generated.rename(store)
+    train(data=store, out=out, config="demo", minutes=minutes, seed=seed)
     say("3/4 judging the model on images it has not seen")
     result = evaluate(out, store, "test", seed=seed)
     say("4/4 drawing the report")
     page = write_report(out)
     print(scores_table(result))
-    print(
-        f"\nThe best reachable GED is that of the true distribution. Whole demo: {(time.monotonic() - start) / 60:.1f} minutes."
-    )
-    print(f"Open in a browser: {page.resolve()}")
+    print("\nThe best reachable GED is that of the true distribution.")
+    print(f"The whole demo took {(time.monotonic() - start) / 60:.1f} minutes. Open in a browser: {page.resolve()}")
     return out
+
+
+def _is_demo(store: Path) -> bool:
+    """Whether this is a store that a demo generated: then the run beside it is the demo's too."""
+    try:
+        index = json.loads((store / "index.json").read_text())
+        return bool(index["notes"]["generator"] == "ambiguous")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,4 +1,4 @@
-"""The two errors a user meets. The command line turns each into one line on stderr; anything else is a bug."""
+"""What a user meets when something ends early. The command line turns each into one line on stderr."""
 
 
 class InputError(ValueError):
@@ -10,3 +10,7 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The input was fine and the work still failed: a loss that is not a number, a full disk. Exit code 1."""
+
+
+class Stopped(Exception):
+    """A signal ended the training; its state is saved. Exit code 75."""

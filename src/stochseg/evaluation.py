@@ -1,6 +1,7 @@
 """A model against a split: scores with intervals, beside what trivial answers score on the same images."""
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,20 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from stochseg.data.batches import in_order
-from stochseg.data.store import Split, Store
+from stochseg.data.batches import centre_crop_for, in_order
+from stochseg.data.store import Split, Store, open_store
 from stochseg.errors import InputError
 from stochseg.metrics.calibration import ReliabilityCounts, class_frequencies, dice_of_mean, reliability_counts
 from stochseg.metrics.conventions import Convention, get_convention
 from stochseg.metrics.distances import set_distances
 from stochseg.metrics.ged import energy_distance_of, mean_within
-from stochseg.metrics.intervals import bootstrap_interval
+from stochseg.metrics.intervals import bootstrap_interval, bootstrap_totals_interval
 from stochseg.metrics.matching import check_counts, hungarian_iou_of
 from stochseg.metrics.raters import raters_reference
 from stochseg.models.car import CAR
-from stochseg.models.precision import resolve_device
+from stochseg.models.precision import resolve_device, resolve_precision
 from stochseg.progress import track
 from stochseg.sampling.sample import latents
 
@@ -38,12 +39,14 @@ BASELINES = ("all_empty", "argmax", "independent_pixels", "raters")
 class Scores:
     """values: per image [N], by name; baselines: the same per trivial answer; reliability: of the marginals.
 
-    reliability has an entry for each of "q" and "mean" (of the samples) with "top" and "foreground" (`Target`).
+    reliability has an entry for each of "q" and "mean" (of the samples) with "top" and "foreground" (`Target`);
+    bins: for "q" and "mean", what each image adds to the sums of "top", [N 3 bins]: counts, confidence, accuracy.
     """
 
     values: Values
     baselines: dict[str, Values]
     reliability: dict[tuple[str, str], ReliabilityCounts]
+    bins: dict[str, NDArray[np.float64]]
 
 
 def score_split(
@@ -66,6 +69,7 @@ def score_split(
     found: defaultdict[str, list[Tensor]] = defaultdict(list)
     trivial: dict[str, defaultdict[str, list[Tensor]]] = {name: defaultdict(list) for name in BASELINES}
     reliability: dict[tuple[str, str], ReliabilityCounts] = {}
+    bins: defaultdict[str, list[Tensor]] = defaultdict(list)
     batches: Iterable[Any] = in_order(split, BATCH, crop, chosen)
     if progress:
         batches = track(batches, -(-len(chosen) // BATCH), f"evaluating on {split.name}", "batches")
@@ -78,8 +82,12 @@ def score_split(
         _add(found, score_maps(maps, batch.labels, k, convention, ignore))
         _add(found, {"dice": dice_of_mean(maps, batch.labels, k, ignore=ignore)})
         for name, marginals in (("q", q), ("mean", class_frequencies(maps, k))):
-            for target in ("top", "foreground"):
-                counts = reliability_counts(marginals, batch.labels, target=target, ignore=ignore)
+            each = [
+                reliability_counts(marginals[i : i + 1], batch.labels[i : i + 1], ignore=ignore) for i in range(len(q))
+            ]
+            bins[name] += [torch.stack([c.counts, c.confidence, c.accuracy]) for c in each]
+            whole = reliability_counts(marginals, batch.labels, target="foreground", ignore=ignore)
+            for target, counts in (("top", sum(each[1:], each[0])), ("foreground", whole)):
                 before = reliability.get((name, target))
                 reliability[name, target] = counts if before is None else before + counts
         if baselines:
@@ -97,7 +105,12 @@ def score_split(
                     trivial.setdefault("truth", defaultdict(list)),
                     score_maps(truth, batch.labels, k, convention, ignore),
                 )
-    return Scores(_gather(found), {name: _gather(v) for name, v in trivial.items() if v}, reliability)
+    return Scores(
+        _gather(found),
+        {name: _gather(v) for name, v in trivial.items() if v},
+        reliability,
+        {name: torch.stack(rows).double().numpy() for name, rows in bins.items()},
+    )
 
 
 def score_maps(
@@ -137,8 +150,8 @@ def draws_from_modes(split: Split, numbers: Sequence[int], n: int, seed: int, cr
 
 
 def evaluate(
-    run: Path,
-    data: Path,
+    run: str | Path,
+    data: str | Path,
     split: str = "test",
     samples: int = 16,
     convention: str | None = None,
@@ -146,8 +159,10 @@ def evaluate(
     precision: str = "auto",
     device: str = "auto",
     limit: int | None = None,
+    verify: bool = False,
+    calibration: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Score a run on a split, print a table and write RUN/evaluation/SPLIT.json and SPLIT.npz.
+    """Score a run on a split and write RUN/evaluation/SPLIT.json and SPLIT.npz; returns what the former holds.
 
     Args:
         run: run directory or exported model.
@@ -159,46 +174,55 @@ def evaluate(
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda, ...
         limit: score this many images, spread over the split, instead of all.
+        verify: read the whole store first and compare its sha256.
+        calibration: the calibration module, where the model was built with one of its own.
     """
-    from stochseg.data.store import open_store
-    from stochseg.training.run import crop_of
-
-    store = open_store(data)
+    run, data = Path(run), Path(data)
+    for flag, value, least in (("samples", samples, 1), ("limit", limit, 1), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise InputError(f"--{flag} {value}: must be at least {least}")
+    store = open_store(data, verify)
     chosen = store.split(split)
-    model = CAR.load(run, precision=precision, device=resolve_device(device))
+    model = CAR.load(run, precision, resolve_device(device), calibration)
     check_fit(model, store)
     rule = get_convention(convention or store.convention)
-    crop = crop_of(model, chosen)
-    rows = None if limit is None else spread(len(chosen), limit)
+    crop = centre_crop_for(model.size, chosen)
+    folder = run / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
     start = time.monotonic()
     scores = score_split(
         model, chosen, samples, rule, crop=crop, ignore=store.ignore, seed=seed, rows=rows, progress=True
     )
     seconds = time.monotonic() - start
-    groups = np.array(chosen.groups)[rows if rows is not None else slice(None)]
-    result = summary(scores, groups) | {
+    arrays: dict[str, NDArray[Any]] = {"ids": np.array(chosen.ids)[rows], "groups": np.array(chosen.groups)[rows]}
+    result = summary(scores, arrays["groups"]) | {
         "split": split,
         "samples": samples,
         "convention": rule.name,
         "seconds": seconds,
         "seed": seed,
-        "precision": precision,
+        "precision": str(resolve_precision(precision, model.device)).removeprefix("torch."),
         "limit": limit,
         "group_name": store.group_name,
         "store": store.path.name,
         "raters_per_image": store.raters,
     }
-    folder = run / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{split}.json").write_text(json.dumps(result, indent=1))
-    arrays: dict[str, NDArray[Any]] = dict(scores.values) | {
-        f"{name}_{key}": value for name, values in scores.baselines.items() for key, value in values.items()
-    }
-    ids = np.array(chosen.ids)[rows if rows is not None else slice(None)]
-    arrays |= {"ids": ids, "groups": groups}
-    np.savez_compressed(folder / f"{split}.npz", **arrays)  # type: ignore[arg-type]
-    save_examples(folder / f"{split}_examples.npz", model, chosen, scores, samples, crop, seed, rows)
+    arrays |= scores.values
+    arrays |= {f"{name}_{key}": value for name, values in scores.baselines.items() for key, value in values.items()}
+    _write_arrays(folder / f"{split}_examples.npz", examples(model, chosen, scores, samples, crop, seed, rows))
+    _write_arrays(folder / f"{split}.npz", arrays)
+    partial = folder / f"{split}.json.partial"
+    partial.write_text(json.dumps(result, indent=1))
+    os.replace(partial, folder / f"{split}.json")
     return result
+
+
+def _write_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    os.replace(partial, file)
 
 
 def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
@@ -216,6 +240,10 @@ def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
     for (name, target), counts in scores.reliability.items():
         if target == "top":
             result[f"ece_{name}"] = float(counts.error())
+            several = len(np.unique(groups)) > 1
+            result[f"ece_{name}_interval"] = (
+                list(bootstrap_totals_interval(scores.bins[name], groups, _calibration_errors)) if several else None
+            )
         else:
             confidence, frequency = counts.curve()
             used = counts.counts > 0
@@ -231,32 +259,31 @@ def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
     return result
 
 
-def save_examples(
-    file: Path,
-    model: CAR,
-    split: Split,
-    scores: Scores,
-    samples: int,
-    crop: int | None,
-    seed: int,
-    rows: Sequence[int] | None,
-) -> None:
-    """Keep a few images with their samples for the report: from the best GED to the worst, at even steps."""
+def _calibration_errors(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Expected calibration errors [draws] of summed bins [draws 3 bins]."""
+    counts, confidence, accuracy = sums[:, 0], sums[:, 1], sums[:, 2]
+    error: NDArray[np.float64] = np.abs(accuracy - confidence).sum(1) / counts.sum(1)
+    return error
+
+
+def examples(
+    model: CAR, split: Split, scores: Scores, samples: int, crop: int | None, seed: int, rows: Sequence[int]
+) -> dict[str, NDArray[Any]]:
+    """A few images with their samples for the report: from the best GED to the worst, at even steps."""
     ged = np.nan_to_num(scores.values["ged"], nan=np.inf)
     order = np.argsort(ged, kind="stable")
     places = order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES + 2).astype(int)[1:-1])]
-    numbers = [int(p) if rows is None else int(rows[p]) for p in places]
+    numbers = [int(rows[p]) for p in places]
     batch = next(iter(in_order(split, len(numbers), crop, numbers)))
     maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent))
-    np.savez_compressed(
-        file,
-        ids=np.array([split.ids[i] for i in numbers]),
-        ged=ged[places],
-        images=((batch.images + 1) * 127.5).round().to(torch.uint8).numpy(),
-        labels=batch.labels.numpy(),
-        samples=maps.cpu().numpy(),
-        q=model.probabilities(batch.images).cpu().numpy().astype(np.float16),
-    )
+    return {
+        "ids": np.array([split.ids[i] for i in numbers]),
+        "ged": ged[places],
+        "images": ((batch.images + 1) * 127.5).round().to(torch.uint8).numpy(),
+        "labels": batch.labels.numpy(),
+        "samples": maps.cpu().numpy(),
+        "q": model.probabilities(batch.images).cpu().numpy().astype(np.float16),
+    }
 
 
 def check_fit(model: CAR, store: Store) -> None:
@@ -266,7 +293,7 @@ def check_fit(model: CAR, store: Store) -> None:
             f"{store.path}: has {len(store.classes)} classes, the model {len(model.classes)}; use its own store"
         )
     channels = next(iter(store.splits.values())).images.shape[3]
-    if channels != model.channels:
+    if channels != model.channels and (channels, model.channels) != (1, 3):
         raise InputError(f"{store.path}: images have {channels} channels, the model takes {model.channels}")
 
 

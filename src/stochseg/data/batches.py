@@ -60,6 +60,14 @@ def in_order(split: Split, size: int, crop: int | None, rows: Sequence[int] | No
         yield Batch(images.mul_(2).sub_(1), labels)
 
 
+def centre_crop_for(size: tuple[int, int], split: Split) -> int | None:
+    """The centre crop that gives a split's images the size (h, w) a model was trained at; None where there is none."""
+    h, w = split.images.shape[1:3]
+    if (h, w) == size or size[0] != size[1] or min(h, w) < size[0]:
+        return None
+    return size[0]
+
+
 def check_crop(split: Split, crop: int | None) -> None:
     """InputError where the images are smaller than the crop."""
     h, w = split.images.shape[1:3]
@@ -94,10 +102,9 @@ def augment(images: Tensor, labels: Tensor, config: InputConfig, generator: torc
     from kornia.geometry.transform import hflip, vflip
 
     b, r = labels.shape[:2]
-    if config.flips:
-        for flip in (hflip, vflip):
-            chosen = torch.rand(b, generator=generator) < 0.5
-            images[chosen], labels[chosen] = flip(images[chosen]), flip(labels[chosen])
+    for flip in {"none": (), "horizontal": (hflip,), "both": (hflip, vflip)}[config.flips]:
+        chosen = torch.rand(b, generator=generator) < 0.5
+        images[chosen], labels[chosen] = flip(images[chosen]), flip(labels[chosen])
     if config.turns and images.shape[-1] == images.shape[-2]:
         quarters = torch.randint(4, (b,), generator=generator)
         for k in (1, 2, 3):

@@ -66,7 +66,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Store:
-    """An opened store. Make one with `open_store`. group_name: what a group is, "patient" or "city"."""
+    """An opened store. Make one with `open_store`. group_name: what a group is, "patient" or "city".
+
+    fingerprint: sha256 of the index, which holds those of all arrays.
+    """
 
     path: Path
     classes: list[ClassInfo]
@@ -76,6 +79,7 @@ class Store:
     convention: str
     group_name: str
     splits: dict[str, Split]
+    fingerprint: str
     notes: dict[str, Any]
 
     def split(self, name: str) -> Split:
@@ -85,10 +89,10 @@ class Store:
         return self.splits[name]
 
 
-def open_store(path: str | Path, verify: bool = False) -> Store:
+def open_store(path: str | Path, verify: bool = False, every_label: bool = False) -> Store:
     """Open a store, checking shapes, dtypes and label values against its index.
 
-    Label values are checked on a spread of up to 256 images a split; `verify` reads every byte instead and compares
+    Label values are checked on a spread of up to 256 images a split, or on every one; `verify` does that and compares
     sha256 too. Raises InputError with the file, what was found and the cure.
     """
     path = Path(path)
@@ -105,9 +109,13 @@ def open_store(path: str | Path, verify: bool = False) -> Store:
             index["convention"],
             index.get("group_name", "group"),
             splits,
+            _sha256(path / "index.json"),
             index.get("notes", {}),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        _check_index(path, index, len(classes))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{path / 'index.json'}: damaged ({type(error).__name__}: {error}); prepare it again"
         ) from error
@@ -116,7 +124,7 @@ def open_store(path: str | Path, verify: bool = False) -> Store:
             raise InputError(
                 f"{path}/{split.name}.labels.npy: {split.labels.shape[1]} raters, index.json says {store.raters}"
             )
-        _check_labels(path, split, len(classes), every=verify)
+        _check_labels(path, split, len(classes), every=verify or every_label)
         if verify:
             for name, entry in index["splits"][split.name]["arrays"].items():
                 file = path / entry["file"]
@@ -133,15 +141,26 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a store (no index.json); make one with `stochseg prepare`")
     try:
         index = json.loads(file.read_text())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{file}: not readable as JSON ({error}); prepare the store again") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{file}: not the index of a store (its format is not '{FORMAT}')")
-    if index.get("version", 0) > VERSION:
+    if not isinstance(index.get("version"), int) or index["version"] > VERSION:
         raise InputError(
-            f"{file}: store of format {index['version']}, this stochseg reads up to {VERSION}; update stochseg"
+            f"{file}: store of format {index.get('version')}, this stochseg reads up to {VERSION}; update stochseg"
         )
     return index
+
+
+def _check_index(path: Path, index: Mapping[str, Any], classes: int) -> None:
+    file = path / "index.json"
+    if index["ignore"] is not None and index["ignore"] not in range(classes):
+        raise InputError(f"{file}: ignore is {index['ignore']}, the classes are 0 to {classes - 1}; prepare it again")
+    for source, target, p in index["flips"]:
+        if source not in range(classes) or target not in range(classes) or not 0 <= p <= 1:
+            raise InputError(
+                f"{file}: flip {[source, target, p]} needs two classes of 0 to {classes - 1} and a probability"
+            )
 
 
 def _open_split(path: Path, name: str, entry: Mapping[str, Any]) -> Split:
@@ -184,6 +203,10 @@ def _check_labels(path: Path, split: Split, classes: int, every: bool) -> None:
                 f"the store has classes 0 to {classes - 1}"
             )
         partly = [(m == MISSING_RATER).any() and not (m == MISSING_RATER).all() for m in labels]
+        if (labels == MISSING_RATER).all():
+            raise InputError(
+                f"{path}: split '{split.name}', image '{split.ids[row]}' has no rater at all; leave it out"
+            )
         if any(partly):
             raise InputError(
                 f"{path}: split '{split.name}', image '{split.ids[row]}' has a map partly {MISSING_RATER}; "
@@ -302,7 +325,7 @@ class StoreWriter:
             for facts in entry["arrays"].values():
                 facts["sha256"] = _sha256(self._folder / facts["file"])
         (self._folder / "index.json").write_text(json.dumps(self._index, indent=1))
-        open_store(self._folder)
+        open_store(self._folder, every_label=True)
         self._folder.chmod(0o755)
         if self.path.exists():
             shutil.rmtree(self.path)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         energy_distance_parts,
         generalized_energy_distance,
     )
-    from stochseg.metrics.intervals import bootstrap_interval
+    from stochseg.metrics.intervals import bootstrap_interval, bootstrap_totals_interval
     from stochseg.metrics.matching import hungarian_iou, hungarian_iou_of
     from stochseg.metrics.raters import RatersReference, raters_reference
 
@@ -51,6 +51,7 @@ _HOME = {
     "energy_distance_parts": "ged",
     "generalized_energy_distance": "ged",
     "bootstrap_interval": "intervals",
+    "bootstrap_totals_interval": "intervals",
     "hungarian_iou": "matching",
     "hungarian_iou_of": "matching",
     "RatersReference": "raters",
@@ -65,6 +66,7 @@ __all__ = [
     "ReliabilityCounts",
     "SetDistances",
     "bootstrap_interval",
+    "bootstrap_totals_interval",
     "brier_score",
     "class_frequencies",
     "dice_of_mean",

@@ -51,6 +51,35 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def bootstrap_totals_interval(
+    totals: NDArray[np.float64],
+    groups: Sequence[str] | Sequence[int] | NDArray[Any],
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The same for a statistic of sums over images, such as a calibration error, which is no mean of images' values.
+
+    totals: [N ...], what each image adds. statistic: of summed totals [draws ...], one number each.
+    Raises InputError for fewer than 2 groups.
+
+    >>> hits = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 4.0]])  # right, of all
+    >>> bootstrap_totals_interval(hits, ["p1", "p2", "p3"], lambda sums: sums[:, 0] / sums[:, 1])
+    (0.5, 0.5)
+    """
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        raise InputError(f"{len(names)} group(s) with values; an interval over groups takes at least 2")
+    by_group = np.zeros((len(names), totals[0].size))
+    np.add.at(by_group, index, totals.reshape(len(totals), -1))
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    drawn = statistic((times.astype(np.float64) @ by_group).reshape(draws, *totals.shape[1:]))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def _by_group(
     values: ArrayLike, groups: Sequence[str] | Sequence[int] | NDArray[Any]
 ) -> tuple[list[NDArray[np.float64]], NDArray[np.float64], NDArray[np.float64]]:

@@ -30,9 +30,10 @@ class CAR:
         model = CAR.load("runs/lidc")
         maps = model.sample(images, n=16)          # uint8 [b n h w]; images float [b c h w] in [-1, 1]
 
-    classes: their number, or a ClassInfo each. channels: of the images. size: (h, w) in training; only the paper's
-    discriminator is tied to it. calibration: a config, or any module that maps images [b c h w] to logits [b k h w]
-    and takes the place of F. discriminator: None leaves it out. seed: of the initial weights.
+    classes: their number, or a ClassInfo each. channels: of the images; grey ones are repeated where it is 3. size:
+    (h, w) in training: evaluation crops to it, and the paper's discriminator takes no other. calibration: a config,
+    or any module that maps images [b c h w] to logits [b k h w] and takes the place of F. discriminator: None leaves
+    it out. seed: of the initial weights.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class CAR:
             "discriminator": discriminator,
         }
         k = len(self.classes)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([]):  # the weights are drawn on the CPU
             torch.manual_seed(seed)
             nets = {
                 "calibration": calibration
@@ -105,7 +106,7 @@ class CAR:
     @torch.no_grad()
     def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
         """The calibrated marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]."""
-        x = self._prepare(images, blackbox)
+        x = self.as_input(images, blackbox)
         self.networks.eval()
         with self._autocast():
             logits: Tensor = self.calibration(x)
@@ -114,10 +115,9 @@ class CAR:
     @torch.no_grad()
     def refine(self, images: Tensor, q: Tensor, z: Tensor) -> Tensor:
         """Soft samples, float32 [b n k h w], for images [b c h w], q [b k h w] and z [b n z]: a pure function."""
-        x = self._prepare(images)
+        x = self.as_input(images)
         self.networks.eval()
-        if z.ndim != 3 or z.shape[0] != len(x) or z.shape[2] != self.latent:
-            raise InputError(f"z of shape {list(z.shape)}: must be [{len(x)} n {self.latent}]")
+        self._check_latents(z, len(x))
         with self._autocast():
             return decode_in_chunks(self.refinement, x, q.to(self.device), z.to(self.device), soft=True)
 
@@ -134,9 +134,12 @@ class CAR:
 
         generator: a CPU generator for z; z [b n z] may be given instead.
         """
-        x = self._prepare(images, blackbox)
+        x = self.as_input(images, blackbox)
+        if n < 1:
+            raise InputError(f"n {n}: draw at least 1 sample")
         if z is None:
             z = torch.randn(len(x), n, self.latent, generator=generator)
+        self._check_latents(z, len(x))
         q = self.probabilities(images, blackbox)
         with self._autocast():
             return decode_in_chunks(self.refinement, x, q, z.to(self.device))
@@ -148,7 +151,7 @@ class CAR:
 
         if self.discriminator is None:
             raise InputError("this model holds no discriminator; train with --objective.adversarial above 0")
-        x = self._prepare(images)
+        x = self.as_input(images)
         b, n = maps.shape[:2]
         one_hot = one_hot_maps(maps.to(self.device), len(self.classes)).flatten(0, 1)
         logit = self.discriminator(x.repeat_interleave(n, 0), one_hot)
@@ -200,30 +203,45 @@ class CAR:
         file = folder / "config.json"
         try:
             facts = json.loads(file.read_text())
-        except ValueError as error:
-            raise InputError(f"{file}: not readable as JSON ({error}); copy the model again") from error
-        if facts.get("format") != FORMAT or facts.get("version", 0) > VERSION:
-            raise InputError(f"{file}: format {facts.get('format')} {facts.get('version')}; update stochseg or retrain")
-        if facts["calibration"] is None and calibration is None:
-            raise InputError(f"{file}: was built with a calibration module of its own; give it as `calibration=`")
-        model = cls(
-            [ClassInfo(c["name"], tuple(c["color"])) for c in facts["classes"]],
-            facts["channels"],
-            tuple(facts["size"]),
-            calibration or CalibrationConfig(**_tuples(facts["calibration"]) | {"pretrained": None}),
-            RefinementConfig(**_tuples(facts["refinement"])),
-            DiscriminatorConfig(**facts["discriminator"]) if facts["discriminator"] else None,
-            precision=precision,
-        )
+            if facts.get("format") != FORMAT or facts.get("version", 0) > VERSION:
+                raise InputError(
+                    f"{file}: format {facts.get('format')} {facts.get('version')}; update stochseg or retrain"
+                )
+            if facts["calibration"] is None and calibration is None:
+                raise InputError(
+                    f"{file}: was built with a calibration module of its own; give it as `calibration=` to CAR.load or evaluate"
+                )
+            model = cls(
+                [ClassInfo(c["name"], tuple(c["color"])) for c in facts["classes"]],
+                facts["channels"],
+                tuple(facts["size"]),
+                calibration or CalibrationConfig(**_tuples(facts["calibration"]) | {"pretrained": None}),
+                RefinementConfig(**_tuples(facts["refinement"])),
+                DiscriminatorConfig(**facts["discriminator"]) if facts["discriminator"] else None,
+                precision=precision,
+            )
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{file}: damaged or of another version ({error}); copy or train the model again"
+            ) from error
         load_weights(model.networks, folder / "model.safetensors")
         return model.to(device)
 
-    def _prepare(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
+    def as_input(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
+        """Images [b c h w] in [-1, 1] as the networks take them; grey is repeated where they take three channels."""
         if blackbox is not None:
             raise InputError("blackbox: this model was built without a black box; leave it out")
+        if images.ndim == 4 and images.shape[1] == 1 and self.channels == 3:
+            images = images.expand(-1, 3, -1, -1)
         if images.ndim != 4 or images.shape[1] != self.channels:
             raise InputError(f"images of shape {list(images.shape)}: must be [b {self.channels} h w], in [-1, 1]")
-        return images.to(self.device, torch.float32).to(memory_format=torch.channels_last)
+        return images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+
+    def _check_latents(self, z: Tensor, images: int) -> None:
+        if z.ndim != 3 or z.shape[0] != images or z.shape[1] < 1 or z.shape[2] != self.latent:
+            raise InputError(f"z of shape {list(z.shape)}: must be [{images} n {self.latent}]")
 
     def _autocast(self) -> torch.autocast:
         return autocast(resolve_precision(self.precision, self.device), self.device)

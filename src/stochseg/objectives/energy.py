@@ -9,12 +9,17 @@ Kernel = Literal["minmax", "product"]
 
 
 def energy_loss(
-    samples: Tensor, labels: Tensor, weights: Tensor | None = None, kernel: Kernel = "minmax", smooth: float = 1.0
+    samples: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    kernel: Kernel = "minmax",
+    smooth: float = 1.0,
+    ignore: int | None = None,
 ) -> Tensor:
     """Unbiased energy loss of each image, float [b].
 
     samples: soft maps [b n k h w], n >= 2; labels: one-hot or soft maps [b r k h w]; weights: [b r], the share of each
-    rater, rows summing to 1 (default: equal; 0 leaves a missing rater out).
+    rater, rows summing to 1 (default: equal; 0 leaves a missing rater out); ignore: a class that does not count.
 
         2 mean_ij d(s_i, y_j) - mean_(i != j) d(s_i, s_j),    d = 1 - IoU, mean over classes 1..k-1
 
@@ -26,7 +31,8 @@ def energy_loss(
     between equal maps however blurred; "product" takes s * y, which counts blur as diversity.
     """
     n, r = samples.shape[1], labels.shape[1]
-    s, y = samples[:, :, 1:].float().flatten(3), labels[:, :, 1:].float().flatten(3)  # [b n k-1 hw], [b r k-1 hw]
+    counted = slice(1, None) if ignore is None else [c for c in range(1, samples.shape[2]) if c != ignore]
+    s, y = samples[:, :, counted].float().flatten(3), labels[:, :, counted].float().flatten(3)  # [b n k-1 hw], [b r ..]
     if weights is None:
         weights = s.new_full((s.shape[0], r), 1 / r)
     d_sy = 1 - _iou(s, y, kernel, smooth)

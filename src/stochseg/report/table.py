@@ -65,8 +65,8 @@ def groups(result: dict[str, Any]) -> str:
 
 def details(result: dict[str, Any]) -> str:
     return (
-        f"Dice of the mean {_cell(result, 'dice')}; calibration error of q {result['ece_q']:.4f}, of the samples' mean "
-        f"{result['ece_mean']:.4f}; diversity of the raters {_number(result.get('raters_diversity'))}; "
+        f"Dice of the mean {_cell(result, 'dice')}; calibration error of q {_cell(result, 'ece_q', 4)}, of the samples' "
+        f"mean {_cell(result, 'ece_mean', 4)}; diversity of the raters {_number(result.get('raters_diversity'))}; "
         f"{result['seconds']:.1f} s"
     )
 
@@ -128,10 +128,11 @@ def findings(result: dict[str, Any]) -> list[str]:
     return said
 
 
-def _cell(result: dict[str, Any], key: str) -> str:
+def _cell(result: dict[str, Any], key: str, digits: int = 3) -> str:
     interval = result.get(f"{key}_interval")
-    return _number(result.get(key)) + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    shown = f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
+    return _number(result.get(key), digits) + shown
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

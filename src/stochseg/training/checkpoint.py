@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stochseg.errors import InputError
+from stochseg.errors import InputError, RunError
 from stochseg.progress import say
 from stochseg.training.phases import Phase
 
@@ -25,9 +25,16 @@ def save_checkpoint(
 ) -> None:
     """Write the state to a new file and put it in place of the old one, which stays as the previous.
 
-    Raises InputError where it cannot be written (no space, no permission); the state on disk is then the old one.
+    Raises InputError where it cannot be written (no space, no permission) and RunError where weights are not finite;
+    the state on disk is then the old one.
     """
     tensors = {f"networks/{k}": v for k, v in networks.state_dict().items()}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise RunError(
+            f"{broken[0]} is not finite after step {numbers['step']}; the last good checkpoint was kept. Lower the "
+            "learning rate (--phases.*.lr) and go on from it with --resume"
+        )
     if averaged is not None:
         tensors |= {f"averaged/{k}": v for k, v in averaged.state_dict().items()}
     for phase in phases:
@@ -39,6 +46,16 @@ def save_checkpoint(
     if file.exists():
         os.replace(file, folder / PREVIOUS)
     os.replace(file.with_suffix(".partial"), file)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a state to go on from; a run killed while it wrote its first one has none."""
+    return any((folder / name).is_file() for name in (NAME, PREVIOUS))
+
+
+def read_numbers(folder: Path) -> dict[str, Any]:
+    """The numbers saved with the newest whole state, without loading it."""
+    return _read(folder, tensors=False)[1]
 
 
 def load_checkpoint(
@@ -84,7 +101,7 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         ) from error
 
 
-def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(folder: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     reasons = []
@@ -94,14 +111,14 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             continue
         try:
             with safe_open(file, framework="pt") as opened:
-                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                found = {key: opened.get_tensor(key) for key in opened.keys()} if tensors else {}  # noqa: SIM118
                 numbers = json.loads(opened.metadata()["numbers"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             reasons.append(f"{file}: damaged ({error})")
             continue
-        for reason in reasons:
+        for reason in reasons if tensors else ():
             say(f"{reason}; going on from {file.name}, step {numbers['step']}")
-        return tensors, numbers
+        return found, numbers
     raise InputError("; ".join(reasons) or f"{folder}: no checkpoint to resume from; start without --resume")
 
 

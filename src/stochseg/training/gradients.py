@@ -43,10 +43,13 @@ class Targets:
             rows = torch.arange(len(labels), device=labels.device)
             labels, present = labels[rows, first][:, None], present[rows, first][:, None]
             first = torch.zeros_like(first)
+        ignored = None
+        if ignore is not None:  # a pixel that one rater ignores carries no loss for any, so all say the same there
+            ignored = (labels == ignore).any(1)
+            labels = torch.where(ignored[:, None] & present[..., None, None], ignore, labels)
         one_hot = one_hot_maps(labels, classes)
         weights = present.float() / present.sum(1, keepdim=True).clamp_min(1)
         one = one_hot[torch.arange(len(labels), device=labels.device), first]
-        ignored = None if ignore is None else (labels == ignore).any(1)
         mean = torch.einsum("brkhw,br->bkhw", one_hot, weights)
         if ignored is not None:
             mean = mean * ~ignored[:, None]
@@ -71,12 +74,12 @@ def accumulate_gradients(
     """
     device = part.images.device
     targets = Targets.of(part.labels, classes, ignore, objective.raters == "all")
-    x = part.images.to(memory_format=torch.channels_last)
+    x = part.images
     losses: dict[str, Tensor] = {}
 
-    with autocast(dtype, device):
+    with torch.set_grad_enabled(objective.cross_entropy > 0), autocast(dtype, device):
         logits = networks["calibration"](x)
-    losses["cross_entropy"] = cross_entropy(logits, targets.mean)
+        losses["cross_entropy"] = cross_entropy(logits, targets.mean)
     _backward(objective.cross_entropy * losses["cross_entropy"], share)
 
     q = _visible(logits.detach().float().softmax(1), targets, ignore)
@@ -87,7 +90,7 @@ def accumulate_gradients(
     total = samples.new_zeros(())
     if objective.energy:
         losses["energy"] = energy_loss(
-            samples, targets.labels, targets.weights, objective.kernel, objective.smooth
+            samples, targets.labels, targets.weights, objective.kernel, objective.smooth, ignore
         ).mean()
         total = total + objective.energy * losses["energy"]
     if objective.marginal:
@@ -96,8 +99,8 @@ def accumulate_gradients(
     if objective.calibration:
         losses["calibration"] = calibration_kl(samples.mean(1), q)
         total = total + objective.calibration * losses["calibration"]
-    discriminator = networks["discriminator"] if "discriminator" in networks else None
-    if discriminator is not None and objective.adversarial:
+    discriminator = networks["discriminator"] if "discriminator" in networks and objective.adversarial else None
+    if discriminator is not None:
         discriminator.requires_grad_(False)
         n = samples.shape[1]
         with autocast(dtype, device):

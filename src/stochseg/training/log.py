@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Log:
             self._writers.append(_wandb(run, config))
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        line = {"step": step} | {k: round(v, 6) for k, v in values.items()}
+        line = {"step": step} | {k: float(f"{v:.6g}") for k, v in values.items()}
         with self._file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
         for write in self._writers:
@@ -92,11 +93,16 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
+def check_loggers(config: Config) -> None:
+    """InputError where a logger is asked for that is not installed."""
+    for name in ("tensorboard", "wandb"):
+        if getattr(config.training, name) and find_spec(name) is None:
+            raise InputError(f"--training.{name}: not installed; run `pip install 'stochseg[{name}]'`")
+
+
 def _tensorboard(run: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError("--training.tensorboard: not installed; run `pip install 'stochseg[tensorboard]'`") from error
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(run / "tensorboard"))
 
     def write(step: int, values: dict[str, float]) -> None:
@@ -108,9 +114,7 @@ def _tensorboard(run: Path) -> Any:
 
 
 def _wandb(run: Path, config: Config) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise InputError("--training.wandb: not installed; run `pip install 'stochseg[wandb]'`") from error
+    import wandb
+
     opened = wandb.init(project=config.training.wandb, name=run.name, dir=str(run), config=to_plain(config))
     return lambda step, values: opened.log(values, step=step)

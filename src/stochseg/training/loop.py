@@ -1,11 +1,12 @@
 """The training loop, readable from top to bottom."""
 
+import math
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,18 +17,16 @@ from torch import nn
 from stochseg.config import Config
 from stochseg.data.batches import Batches
 from stochseg.data.store import Store
+from stochseg.errors import Stopped
 from stochseg.models.car import CAR
 from stochseg.models.precision import resolve_precision
+from stochseg.progress import say
 from stochseg.training.checkpoint import average_weights, load_checkpoint, save_checkpoint
 from stochseg.training.log import Log
 from stochseg.training.phases import make_phases
 from stochseg.training.schedule import Budget, learning_rate
 from stochseg.training.step import take_step
 from stochseg.training.validation import Validation
-
-
-class Stopped(Exception):
-    """A signal ended the training; its state is saved. Exit code 75."""
 
 
 def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bool) -> None:
@@ -44,9 +43,17 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
     averaged = average_weights(model.networks, config.training.ema)
     judged = model if averaged is None else model.with_networks(cast(nn.ModuleDict, averaged.module))
     phases = make_phases(model.networks, config)
-    numbers: dict[str, Any] = {"step": 0, "seconds": 0.0, "accuracy": 0.0, "best": None}
+    numbers: dict[str, Any] = {
+        "step": 0,
+        "seconds": 0.0,
+        "accuracy": 0.0,
+        "best": None,
+        "store": store.fingerprint,
+    }
     if resume:
         numbers = load_checkpoint(run / "checkpoint", model.networks, averaged, phases)
+        if budget.progress(numbers["step"], numbers["seconds"]) >= 1:
+            say(f"{run} has used up its budget at step {numbers['step']}; raise it with --steps, --epochs or --minutes")
     log = Log(run, config, numbers["step"])
     start = time.monotonic() - numbers["seconds"]
     sums: Counter[str] = Counter()
@@ -59,7 +66,8 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
     def save() -> None:
         save_checkpoint(run / "checkpoint", model.networks, averaged, phases, numbers | {"seconds": elapsed()})
 
-    with stop_on_signal() as stopped, torch.random.fork_rng():
+    gpus = [model.device] if model.device.type == "cuda" else []
+    with stop_on_signal() as stopped, torch.random.fork_rng(gpus), closing(log):
         progress = budget.progress(numbers["step"], elapsed())
         while progress < 1:
             step = numbers["step"]
@@ -73,8 +81,8 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
                 for phase in phases
             }
             generator = step_generator(config.seed, step)
-            torch.manual_seed(generator.initial_seed())  # dropout draws from the global generator
             z = torch.randn(config.training.batch, config.objective.samples, model.latent, generator=generator)
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # dropout draws from the global one
             losses = take_step(
                 model, phases, batches.at(step), z, config, store.ignore, dtype, numbers["accuracy"], rates, step
             )
@@ -88,7 +96,7 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
             counted += 1
             speed = config.training.batch * step / elapsed()
             log.show(step, progress, budget.seconds_left(step, elapsed()), losses, speed)
-            if step % config.training.log_every == 0:
+            if progress >= 1 or step % config.training.log_every == 0:
                 now = time.monotonic()
                 means = {name: value / counted for name, value in sums.items()}
                 speed = config.training.batch * counted / (now - logged)
@@ -98,14 +106,12 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
                 logged, counted = now, 0
             if progress >= 1 or step % config.validation.every == 0:
                 numbers["best"] = validation.judge(judged, step, numbers["best"], log)
-                saved = 0.0
+                saved = -math.inf
             if stopped.is_set() or time.monotonic() - saved > config.training.save_every:
                 save()
                 saved = time.monotonic()
             if stopped.is_set():
-                log.close()
                 raise Stopped(f"stopped by a signal at step {step}; go on with --resume")
-    log.close()
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -115,14 +121,27 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set, so that the loop can save and end (main thread only)."""
+    """An event that SIGTERM and Ctrl-C set, so that the loop can save and end (main thread only).
+
+    Once set, the handlers before are back: a second Ctrl-C ends at once.
+    """
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield stopped
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

@@ -9,72 +9,75 @@ from typing import Any
 
 import yaml
 
-from stochseg.config import Config, flatten, load_config, read_preset, to_plain
+from stochseg.config import BUDGETS, Config, flatten, load_config, to_plain
 from stochseg.data.batches import check_crop
-from stochseg.data.store import Split, Store, open_store
+from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
-from stochseg.models.car import CAR
+from stochseg.metrics.conventions import get_convention
+from stochseg.models.car import CAR, load_weights
 from stochseg.models.precision import resolve_device
 from stochseg.progress import say
-from stochseg.training.checkpoint import write_tensors
+from stochseg.training.checkpoint import has_checkpoint, read_numbers, write_tensors
+from stochseg.training.log import check_loggers
 
-FREE_ON_RESUME = (
-    "minutes",
-    "steps",
-    "epochs",
-    "device",
-    "training.save_every",
-    "training.tensorboard",
-    "training.wandb",
-)
-"""What a resumed run may set anew; anything else would make it another run."""
+FREE_ON_RESUME = (*BUDGETS, "device", "training.save_every", "training.tensorboard", "training.wandb", "training.clip")
+"""What a resumed run may set anew, beside learning rates; anything else would make it another run."""
 
 
 def train(
     model: CAR | None = None,
     data: str | Path = "",
     out: str | Path | None = None,
-    config: str = "lidc",
+    config: str | None = None,
     resume: bool = False,
+    verify: bool = False,
     **overrides: Any,
 ) -> Path:
     """Train on a store and return the run directory.
 
-    model: what to train; None builds the networks that the config describes. data: the store. out: the run directory,
-    by default runs/DATE_TIME_PRESET. config: preset name or YAML file. resume: go on in `out` where it stopped.
+    model: what to train; None builds the networks that the config describes. It holds the best weights afterwards.
+    data: the store. out: the run directory, by default runs/DATE_TIME_PRESET. config: preset name or YAML file, by
+    default lidc. resume: go on in `out` where it stopped. verify: read the whole store first and compare its sha256.
     overrides: config keys by dotted name, such as minutes=20 or **{"training.batch": 8}.
-    Raises InputError for what cannot be used and RunError where a loss is not finite.
+    Raises InputError for what cannot be used, RunError where a loss is not finite, Stopped after a signal.
     """
     from stochseg.evaluation import check_fit
     from stochseg.training.loop import run_training
 
-    preset = Path(config).stem
+    preset = Path(config or "lidc").stem
     run = Path(out) if out else Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{preset}"
-    settings = _config_to_resume(run, overrides) if resume else load_config(config, overrides)
-    store = open_store(data)
+    settings = _config_to_resume(run, config, overrides) if resume else load_config(config or "lidc", overrides)
+    store = open_store(data, verify)
+    get_convention(store.convention)
     split = store.split("train")
     for checked in (split, store.split(settings.validation.split)):
         check_crop(checked, settings.input.crop)
+    size = (settings.input.crop,) * 2 if settings.input.crop else (split.images.shape[1], split.images.shape[2])
     if model is None:
-        model = build_model(settings, store, split)
+        trained = build_model(settings, store, split.images.shape[3], size)
     else:
+        trained = model
         check_fit(model, store)
         settings = dataclasses.replace(settings, **model.configs())
-    model.to(resolve_device(settings.device))
-    if not resume:
-        _start(run, settings)
-    say(f"{'resuming' if resume else 'training'} in {run}: {len(split)} images, {describe(model)}")
-    run_training(model, store, run, settings, resume and (run / "checkpoint").is_dir())
+        _prepare_own(model, settings, size)
+    trained.to(resolve_device(settings.device))
+    check_loggers(settings)
+    resume_state = resume and has_checkpoint(run / "checkpoint")
+    if resume_state and read_numbers(run / "checkpoint")["store"] != store.fingerprint:
+        raise InputError(f"--data {store.path}: not the store that {run} was trained on; give that one, or start anew")
+    _write_config(run, settings, resume)
+    say(f"{'resuming' if resume else 'training'} in {run}: {len(split)} images, {describe(trained)}")
+    run_training(trained, store, run, settings, resume_state)
+    if model is not None:
+        load_weights(model.networks, run / "model" / "model.safetensors")
     return run
 
 
-def build_model(config: Config, store: Store, split: Split) -> CAR:
-    """The networks that a config describes, for the images and classes of a store."""
-    h, w, channels = split.images.shape[1:]
-    size = (config.input.crop, config.input.crop) if config.input.crop else (h, w)
+def build_model(config: Config, store: Store, channels: int, size: tuple[int, int]) -> CAR:
+    """The networks that a config describes, for the classes of a store and images of these channels and this size."""
     return CAR(
         store.classes,
-        channels,
+        3 if config.input.grey_as_rgb and channels == 1 else channels,
         size,
         config.calibration,
         config.refinement,
@@ -84,17 +87,23 @@ def build_model(config: Config, store: Store, split: Split) -> CAR:
     )
 
 
+def _prepare_own(model: CAR, config: Config, size: tuple[int, int]) -> None:
+    """Check that a model of the user's own can be trained with this config, and note the size it is trained at."""
+    if config.objective.adversarial and model.discriminator is None:
+        raise InputError(
+            "this config trains against a discriminator and the model has none; give CAR(discriminator=...), or set "
+            "objective.adversarial to 0"
+        )
+    if model.discriminator is not None and getattr(model.discriminator, "size", size) != size:
+        raise InputError(
+            f"the model's discriminator takes {model.size} pixels, training has {size}; set CAR(size={size})"
+        )
+    model.size = size
+
+
 def describe(model: CAR) -> str:
     counts = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks.items()}
     return ", ".join(f"{name} {count / 1e6:.2f} M parameters" for name, count in counts.items())
-
-
-def crop_of(model: CAR, split: Split) -> int | None:
-    """The centre crop that makes this split's images the size the model was trained on; None where they have it."""
-    h, w = split.images.shape[1:3]
-    if (h, w) == model.size or min(h, w) < min(model.size):
-        return None
-    return model.size[0] if model.size[0] == model.size[1] else None
 
 
 def keep_model(model: CAR, run: Path, step: int, images: int, values: dict[str, float]) -> None:
@@ -124,25 +133,28 @@ def _card(model: CAR, step: int, images: int, values: dict[str, float]) -> str:
     )
 
 
-def _start(run: Path, config: Config) -> None:
-    if run.exists() and any(run.iterdir()):
-        raise InputError(f"--out {run}: is not empty; go on there with --resume, or choose another directory")
+def _write_config(run: Path, config: Config, resume: bool) -> None:
+    """Make the run directory with its config.yaml; a resumed run's is replaced, since its budget may be new."""
     try:
+        if not resume and run.exists() and any(run.iterdir()):
+            raise InputError(f"--out {run}: is not empty; go on there with --resume, or choose another directory")
         run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+        (run / "config.yaml.partial").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+        os.replace(run / "config.yaml.partial", run / "config.yaml")
     except OSError as error:
         raise InputError(f"--out {run}: cannot be written ({error.strerror}); choose another directory") from error
 
 
-def _config_to_resume(run: Path, overrides: dict[str, Any]) -> Config:
+def _config_to_resume(run: Path, config: str | None, overrides: dict[str, Any]) -> Config:
     """The config of a run, with what may be set anew; InputError for what may not."""
     file = run / "config.yaml"
     if not file.is_file():
         raise InputError(f"--resume: {run} holds no run to go on with; start without --resume")
-    before = flatten(read_preset(str(file)))
-    for name, value in overrides.items():
-        if name not in FREE_ON_RESUME and flatten(to_plain(load_config(str(file), {name: value}))) != flatten(
-            to_plain(load_config(str(file)))
-        ):
-            raise InputError(f"--resume: {name} was {before.get(name)} in {run}; leave it, or start a new run")
+    if config is not None:
+        raise InputError(f"--config {config}: a resumed run keeps its own ({file}); leave --config out")
+    before = flatten(to_plain(load_config(str(file))))
+    for name, value in flatten(to_plain(load_config(str(file), overrides))).items():
+        free = name in FREE_ON_RESUME or (name.startswith("phases.") and name.endswith(".lr"))
+        if not free and value != before[name]:
+            raise InputError(f"--resume: {name} was {before[name]} in {run}; leave it, or start a new run")
     return load_config(str(file), overrides)

@@ -40,7 +40,7 @@ def take_step(
     losses: defaultdict[str, float] = defaultdict(float)
     size = len(z) // config.training.accumulate
     for rows in torch.arange(len(z)).split(size):
-        part = Batch(batch.images[rows].to(model.device), batch.labels[rows].to(model.device))
+        part = Batch(model.as_input(batch.images[rows]), batch.labels[rows].to(model.device))
         share = len(rows) / len(z)
         found = accumulate_gradients(
             model.networks,

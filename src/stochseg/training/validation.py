@@ -54,7 +54,7 @@ class Validation:
         better = best is None or judged < best or self.config.validation.select == "last"
         log.say(
             f"step {step}: GED {values['ged']:.3f}, matched IoU {values['hm_iou']:.3f}, "
-            f"diversity {values['diversity']:.3f} on {len(self.rows)} images{', the best so far' if better else ''}"
+            f"diversity {values['diversity']:.3f} on {len(self.rows)} images{', kept' if better else ''}"
         )
         self._picture(model, step)
         if not better:
