@@ -22,6 +22,8 @@ slow: .venv/.ready
 	$(BIN)/pytest -m slow
 
 .venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/.demo-ready: .venv/bin/python pyproject.toml constraints.txt

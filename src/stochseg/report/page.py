@@ -60,7 +60,7 @@ def write_report(run: Path) -> Path:
     classes = [ClassInfo(c["name"], tuple(c["color"])) for c in model["classes"]]
     evaluated = read_evaluations(run)
     config = (run / "config.yaml").read_text() if (run / "config.yaml").is_file() else ""
-    metrics = _read_training(run)
+    metrics = read_metrics(run)
     plots = training_plots(metrics, (yaml.safe_load(config) or {}).get("validation", {}).get("select", "ged"))
     for one in evaluated:
         plots |= split_plots(one, classes)
@@ -96,13 +96,6 @@ def _read_model(file: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text()))
     except ValueError as error:
         raise InputError(f"{file}: not readable as JSON ({error}); copy the model again") from error
-
-
-def _read_training(run: Path) -> list[dict[str, float]]:
-    try:
-        return read_metrics(run)
-    except ValueError as error:
-        raise InputError(f"{run / 'metrics.jsonl'}: holds a damaged line ({error}); delete that line") from error
 
 
 def _split(one: Evaluated, classes: list[ClassInfo], pictures: dict[str, Picture]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
     log = Log(run, config, numbers["step"])
     start = time.monotonic() - numbers["seconds"]
     sums: Counter[str] = Counter()
-    counted = 0
+    counts: Counter[str] = Counter()  # not every step has every loss: the discriminator's comes and goes
     logged = saved = time.monotonic()
 
     def elapsed() -> float:
@@ -93,17 +93,18 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
             progress = budget.progress(step, elapsed())
 
             sums.update(losses)
-            counted += 1
+            counts.update(losses.keys())
             speed = config.training.batch * step / elapsed()
             log.show(step, progress, budget.seconds_left(step, elapsed()), losses, speed)
             if progress >= 1 or step % config.training.log_every == 0:
                 now = time.monotonic()
-                means = {name: value / counted for name, value in sums.items()}
-                speed = config.training.batch * counted / (now - logged)
+                means = {name: value / counts[name] for name, value in sums.items()}
+                speed = config.training.batch * counts["cross_entropy"] / (now - logged)
                 pace = {"epoch": epoch, "minutes": elapsed() / 60, "images_per_second": speed}
                 log.numbers(step, pace | means | {f"lr_{name}": rate for name, rate in rates.items()})
                 sums.clear()
-                logged, counted = now, 0
+                counts.clear()
+                logged = now
             if progress >= 1 or step % config.validation.every == 0:
                 numbers["best"] = validation.judge(judged, step, numbers["best"], log)
                 saved = -math.inf
