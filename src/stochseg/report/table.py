@@ -104,7 +104,7 @@ def findings(result: dict[str, Any]) -> list[str]:
     model, best, baselines = result["ged"], best_trivial(result), result["baselines"]
     said = [
         f"GED {_cell(result, 'ged')} with {result['samples']} samples on {result['images']:,} images of "
-        f"{groups(result)}; lower is better, and 0 would be the raters' distribution itself."
+        f"{groups(result)}; lower is better."
     ]
     raters = baselines.get("raters", {}).get("ged")
     if best is not None and raters is not None:
