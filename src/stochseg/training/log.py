@@ -45,9 +45,9 @@ class Log:
             from tqdm import tqdm
 
             if self._bar is None:
-                self._bar = tqdm(total=100, bar_format="{percentage:3.0f}%|{bar}| {postfix}")
+                self._bar = tqdm(total=100, bar_format="{percentage:3.0f}% |{bar:24}| {desc}")
             self._bar.n = min(100, round(100 * share))
-            self._bar.set_postfix_str(f"step {step}, {text}, {_clock(seconds_left)} left")
+            self._bar.set_description_str(f"step {step}, {text}, {_clock(seconds_left)} left")
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             say(f"{share:4.0%} step {step}, {text}, {_clock(seconds_left)} left")
