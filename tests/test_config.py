@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stochseg.config import load_config, preset_names, to_plain
+from stochseg.config import to_plain
 from stochseg.errors import InputError
+from stochseg.presets import load_config, preset_names
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from stochseg.cli import main
-from stochseg.config import preset_names
 from stochseg.data.ambiguous import prepare_ambiguous
 from stochseg.models.car import CAR
+from stochseg.presets import preset_names
 from stochseg.training.log import read_metrics
 from stochseg.training.run import train
 

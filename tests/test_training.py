@@ -16,12 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stochseg.config import CalibrationConfig, RefinementConfig, load_config
+from stochseg.config import CalibrationConfig, RefinementConfig
 from stochseg.data.batches import Batch
 from stochseg.data.store import open_store
 from stochseg.errors import InputError, RunError
 from stochseg.evaluation import evaluate
 from stochseg.models.car import CAR
+from stochseg.presets import load_config
 from stochseg.training import checkpoint
 from stochseg.training.gradients import Targets, accumulate_gradients
 from stochseg.training.log import read_metrics

@@ -96,7 +96,8 @@ def _prepared(store: Path, preset: str) -> int:
 
 
 def train(given: list[str]) -> int:
-    from stochseg.config import Config, preset_names
+    from stochseg.config import Config
+    from stochseg.presets import preset_names
     from stochseg.training.run import train as call
 
     parser = _parser("stochseg train", "Train on a store. Every key of the config is a flag too.")

@@ -17,9 +17,9 @@ def demo(out: str | Path = Path("runs/demo"), minutes: float = 3.0, seed: int = 
         minutes: time for training; the rest takes about half a minute.
         seed: of data, training and samples.
     """
-    from stochseg.config import load_config
     from stochseg.data.ambiguous import prepare_ambiguous
     from stochseg.evaluation import evaluate
+    from stochseg.presets import load_config
     from stochseg.report.page import write_report
     from stochseg.report.table import scores_table
     from stochseg.training.run import train

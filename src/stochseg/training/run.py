@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
-from stochseg.config import BUDGETS, Config, flatten, load_config, to_plain
+from stochseg.config import BUDGETS, Config, to_plain
 from stochseg.data.batches import check_crop
 from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import get_convention
 from stochseg.models.car import CAR, load_weights
 from stochseg.models.precision import resolve_device
+from stochseg.presets import flatten, load_config
 from stochseg.progress import say
 from stochseg.training.checkpoint import has_checkpoint, read_numbers, write_tensors
 from stochseg.training.log import check_loggers

@@ -1,0 +1,93 @@
+"""From a preset, a YAML file and flags to a checked Config, and back."""
+
+import dataclasses
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stochseg.config import BUDGETS, Config
+from stochseg.errors import InputError
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The keys that a preset (by name) or a YAML file (by path) sets."""
+    file = PRESETS / f"{name}.yaml" if name in preset_names() else Path(name)
+    if not file.is_file():
+        raise InputError(f"--config {name}: no such preset or file; presets: {', '.join(preset_names())}")
+    try:
+        keys = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise InputError(f"--config {file}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {file}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(keys, dict):
+        raise InputError(f"--config {file}: holds no keys; start from a preset: {', '.join(preset_names())}")
+    return keys
+
+
+def load_config(preset: str = "lidc", overrides: dict[str, Any] | None = None) -> Config:
+    """A checked Config from a preset or YAML file and overrides, by dotted name: {"training.batch": 8}.
+
+    Raises InputError that names the key where one does not exist or has a wrong value.
+    """
+    from jsonargparse import ArgumentParser, Namespace
+
+    overrides = overrides or {}
+    keys = flatten(read_preset(preset))
+    if any(name in overrides for name in BUDGETS):  # a budget that is asked for replaces the preset's
+        keys = {name: value for name, value in keys.items() if name not in BUDGETS}
+    keys |= overrides
+    known = flatten(dataclasses.asdict(Config(steps=1)))
+    for key in keys:
+        if key not in known:
+            raise InputError(f"config key '{key}' does not exist{_nearest(key, list(known))}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, "config", fail_untyped=True)
+    try:
+        parsed: Namespace = parser.parse_object({"config": unflatten(keys)})
+        config = parser.instantiate(parsed).config
+    except InputError:
+        raise
+    except Exception as error:  # jsonargparse raises several kinds; each says which key and why
+        reason = re.sub(r'Parser key "config\.([\w.]+)":', r"\1:", " ".join(str(error).split()))
+        raise InputError(f"--config {preset}: {reason}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def flatten(keys: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in keys.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} -> {"a": {"b": 1}}."""
+    keys: dict[str, Any] = {}
+    for name, value in flat.items():
+        *folders, last = name.split(".")
+        inner = keys
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[last] = value
+    return keys
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = get_close_matches(key, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else f"; keys: {', '.join(known)}"
