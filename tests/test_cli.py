@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -47,17 +46,12 @@ def test_the_help_shows_defaults_and_presets(capsys: pytest.CaptureFixture[str])
     assert "Images a step. (type: int, default: 32)" in " ".join(out.split())
 
 
-def test_help_is_quick() -> None:
-    start = time.monotonic()
-    subprocess.run([sys.executable, "-m", "stochseg", "--help"], check=True, capture_output=True)
-    assert time.monotonic() - start < 1.5
-    imported = subprocess.run(
-        [sys.executable, "-c", "import stochseg, sys; print('torch' in sys.modules)"],
-        check=True,
-        capture_output=True,
-        text=True,
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from stochseg.cli import main; main(['--help']); print([m for m in sys.modules if m == 'torch'])"
     )
-    assert imported.stdout.strip() == "False"
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
 
 
 def test_no_command_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:

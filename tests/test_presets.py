@@ -73,3 +73,13 @@ def test_the_demo_beats_trivial_answers_by_a_tenth(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "demo/evaluation/test.json").read_text())
     for trivial in ("independent_pixels", "argmax", "all_empty"):
         assert result["ged"] < 0.9 * result["baselines"][trivial]["ged"]
+
+
+def test_a_demo_touches_nothing_that_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work" / "store").mkdir(parents=True)
+    (tmp_path / "work" / "thesis.txt").write_text("keep me")
+    monkeypatch.chdir(tmp_path / "work")
+    assert main(["demo", "--out", "."]) == 2
+    assert main(["demo", "--out", "demo", "--minutes", "-1"]) == 2
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "keep me"
+    assert sorted(p.name for p in (tmp_path / "work").iterdir()) == ["store", "thesis.txt"]

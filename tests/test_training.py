@@ -312,7 +312,7 @@ def test_learning_rate_and_budget() -> None:
 def test_minutes_are_kept(tiny_store: Path, tmp_path: Path) -> None:
     start = time.monotonic()
     train(data=tiny_store, out=tmp_path / "run", config="lidc", **SMALL, minutes=0.1)
-    assert 6 <= time.monotonic() - start < 20
+    assert 6 <= time.monotonic() - start < 30
     assert (tmp_path / "run/model/model.safetensors").is_file()
 
 
