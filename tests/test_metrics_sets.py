@@ -370,7 +370,7 @@ NOBODY = torch.full((1, 2, 2, 2), 255, dtype=torch.uint8)
         (TWO, torch.cat([TWO[:, :1], NOBODY[:, :1]], 1), {"statistic": "U"}, "one rater alone"),
         (TWO, TWO, {"statistic": "W"}, "statistic is 'W'"),
         (TWO, NOBODY, {}, "no rater"),
-        (TWO, TWO, {"convention": "cra"}, "'cra' is not known; choose one of car, ccdm"),
+        (TWO, TWO, {"convention": "cra"}, "'cra' is not known; choose one of car, car-city"),
         (TWO + 2, TWO, {}, "samples hold class 2, classes=2 takes 0 to 1"),
         (TWO, TWO + 2, {}, "labels hold class 2, classes=2 takes 0 to 1"),
         (TWO, torch.tensor([[[[255, 0], [0, 0]]]]), {}, "labels hold class 255"),

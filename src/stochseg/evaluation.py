@@ -17,17 +17,16 @@ from torch import Tensor, nn
 from stochseg.data.batches import centre_crop_for, in_order
 from stochseg.data.store import Split, Store, open_store
 from stochseg.errors import InputError
-from stochseg.metrics.calibration import ReliabilityCounts, class_frequencies, dice_of_mean, reliability_counts
-from stochseg.metrics.conventions import Convention, get_convention
-from stochseg.metrics.distances import set_distances
-from stochseg.metrics.ged import energy_distance_of, mean_within
-from stochseg.metrics.intervals import bootstrap_interval, bootstrap_totals_interval
-from stochseg.metrics.matching import check_counts, hungarian_iou_of
+from stochseg.metrics.calibration import ReliabilityCounts, class_frequencies, reliability_counts
+from stochseg.metrics.conventions import Convention, Flip, get_convention
+from stochseg.metrics.intervals import bootstrap_totals_interval
+from stochseg.metrics.matching import check_counts
 from stochseg.metrics.raters import raters_reference
 from stochseg.models.car import CAR
 from stochseg.models.precision import resolve_device, resolve_precision
 from stochseg.progress import track
 from stochseg.sampling.sample import latents
+from stochseg.scoring import averages, more_scores, score_maps
 
 Values = dict[str, NDArray[np.float64]]
 BATCH = 32
@@ -57,12 +56,16 @@ def score_split(
     *,
     crop: int | None,
     ignore: int | None = None,
+    flips: Sequence[Flip] | None = None,
     seed: int = 0,
     rows: Sequence[int] | None = None,
-    baselines: bool = True,
+    full: bool = True,
     progress: bool = False,
 ) -> Scores:
-    """Sample every image of a split (or of the rows given) and score the samples against its raters."""
+    """Sample every image of a split (or of the rows given) and score the samples against its raters.
+
+    full: also the scores that no convention changes, and what trivial answers score.
+    """
     check_counts(samples, split.labels.shape[1], convention.matching)
     k = len(model.classes)
     chosen = list(range(len(split))) if rows is None else list(rows)
@@ -79,53 +82,36 @@ def score_split(
         done += len(numbers)
         q = model.probabilities(batch.images).cpu()
         maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent)).cpu()
-        _add(found, score_maps(maps, batch.labels, k, convention, ignore))
-        _add(found, {"dice": dice_of_mean(maps, batch.labels, k, ignore=ignore)})
+
+        def score(answers: Tensor, labels: Tensor = batch.labels) -> dict[str, Tensor]:
+            return score_maps(answers, labels, k, convention, ignore, flips)
+
+        _add(found, score(maps))
+        _add(found, more_scores(maps, batch.labels, k, ignore) if full else {})
         for name, marginals in (("q", q), ("mean", class_frequencies(maps, k))):
-            each = [
-                reliability_counts(marginals[i : i + 1], batch.labels[i : i + 1], ignore=ignore) for i in range(len(q))
-            ]
-            bins[name] += [torch.stack([c.counts, c.confidence, c.accuracy]) for c in each]
+            each = reliability_counts(marginals, batch.labels, ignore=ignore, per_image=True)
+            bins[name].append(torch.stack([each.counts, each.confidence, each.accuracy], 1))
             whole = reliability_counts(marginals, batch.labels, target="foreground", ignore=ignore)
-            for target, counts in (("top", sum(each[1:], each[0])), ("foreground", whole)):
+            for target, counts in (("top", each.sum()), ("foreground", whole)):
                 before = reliability.get((name, target))
                 reliability[name, target] = counts if before is None else before + counts
-        if baselines:
+        if full:
             same = (len(maps), samples, *maps.shape[2:])
             empty, likeliest = torch.zeros_like(maps[:, :1]), q.argmax(1, keepdim=True).to(torch.uint8)
-            _add(trivial["all_empty"], score_maps(empty.expand(same), batch.labels, k, convention, ignore))
-            _add(trivial["argmax"], score_maps(likeliest.expand(same), batch.labels, k, convention, ignore))
-            pixels = independent_pixels(q, samples, seed, numbers)
-            _add(trivial["independent_pixels"], score_maps(pixels, batch.labels, k, convention, ignore))
-            ged, hm_iou = raters_reference(batch.labels, samples, k, convention, ignore)
+            _add(trivial["all_empty"], score(empty.expand(same)))
+            _add(trivial["argmax"], score(likeliest.expand(same)))
+            _add(trivial["independent_pixels"], score(independent_pixels(q, samples, seed, numbers)))
+            ged, hm_iou = raters_reference(batch.labels, samples, k, convention, ignore, flips)
             _add(trivial["raters"], {"ged": ged, "hm_iou": hm_iou})
             if "modes" in split.extras:
                 truth = draws_from_modes(split, numbers, samples, seed, crop)
-                _add(
-                    trivial.setdefault("truth", defaultdict(list)),
-                    score_maps(truth, batch.labels, k, convention, ignore),
-                )
+                _add(trivial.setdefault("truth", defaultdict(list)), score(truth))
     return Scores(
         _gather(found),
         {name: _gather(v) for name, v in trivial.items() if v},
         reliability,
-        {name: torch.stack(rows).double().numpy() for name, rows in bins.items()},
+        {name: torch.cat(rows).double().numpy() for name, rows in bins.items()},
     )
-
-
-def score_maps(
-    maps: Tensor, labels: Tensor, classes: int, convention: Convention, ignore: int | None = None
-) -> dict[str, Tensor]:
-    """The set scores of samples [b n h w] against labels [b r h w], each [b]."""
-    distances = set_distances(maps, labels, classes, convention, ignore)
-    parts = energy_distance_of(distances, convention.statistic)
-    return {
-        "ged": parts.ged,
-        "hm_iou": hungarian_iou_of(distances, convention.matching),
-        "diversity": parts.diversity,
-        "distance_to_labels": parts.d_ys,
-        "raters_diversity": mean_within(distances.yy, distances.present, "U"),
-    }
 
 
 def independent_pixels(q: Tensor, n: int, seed: int, numbers: Sequence[int]) -> Tensor:
@@ -185,14 +171,15 @@ def evaluate(
     chosen = store.split(split)
     model = CAR.load(run, precision, resolve_device(device), calibration)
     check_fit(model, store)
-    rule = get_convention(convention or store.convention)
+    flips = store.flips or None
+    rule = get_convention(convention or store.convention, flips is not None)
     crop = centre_crop_for(model.size, chosen)
     folder = run / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
     start = time.monotonic()
     scores = score_split(
-        model, chosen, samples, rule, crop=crop, ignore=store.ignore, seed=seed, rows=rows, progress=True
+        model, chosen, samples, rule, crop=crop, ignore=store.ignore, flips=flips, seed=seed, rows=rows, progress=True
     )
     seconds = time.monotonic() - start
     arrays: dict[str, NDArray[Any]] = {"ids": np.array(chosen.ids)[rows], "groups": np.array(chosen.groups)[rows]}
@@ -227,16 +214,7 @@ def _write_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
     """Means, 95 % intervals over groups, calibration errors, and the baselines' means, as plain numbers."""
-    result: dict[str, Any] = {}
-    for name, values in scores.values.items():
-        result[name] = _mean(values)
-        if result[name] is None:
-            continue
-        several = len(np.unique(groups[~np.isnan(values)])) > 1  # one patient alone says nothing about others
-        result[f"{name}_interval"] = [float(x) for x in bootstrap_interval(values, groups)] if several else None
-    result["images"] = len(groups)
-    result["groups"] = len(np.unique(groups))
-    result["undefined"] = {name: int(np.isnan(v).sum()) for name, v in scores.values.items() if np.isnan(v).any()}
+    result = {"hm_iou": None} | averages(scores.values, groups)  # a source may have no matched IoU
     for (name, target), counts in scores.reliability.items():
         if target == "top":
             result[f"ece_{name}"] = float(counts.error())

@@ -1,7 +1,7 @@
 """Distances between segmentation maps, by exact counts of pixels. All set scores build on these.
 
-Maps are integer class ids: samples [b n h w], labels [b r h w]. A label map filled with 255 is a rater who did not
-annotate that image. IoU of class c between two maps: |A and B| / |A or B|, A and B being their pixels of class c.
+Maps are integer class ids: samples [b n h w], labels [b r h w]; see inputs.py for what else is accepted. IoU of class c
+between two maps: |A and B| / |A or B|, A and B being their pixels of class c. Dice: 2 |A and B| / (|A| + |B|).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from stochseg.errors import InputError
-from stochseg.metrics.conventions import Absent, Convention, get_convention
-
-MISSING = 255
-"""Fills the label map of a rater who is missing; within scoring also what an ignored pixel is set to."""
+from stochseg.metrics.conventions import Absent, Convention, Flip, Similarity, get_convention
+from stochseg.metrics.inputs import MISSING, as_uint8, check_maps, exact_dtype
 
 ELEMENTS_AT_ONCE = 1 << 24
 """Most mask elements held as float32 at a time: 64 MiB. It also keeps each float32 sum of ones below 2^24: exact."""
 
 
 class SetDistances(NamedTuple):
-    """All distances (1 - mean IoU) within and between the samples and the labels of each image."""
+    """All distances (1 - similarity) within and between the samples and the labels of each image.
+
+    With exactly known label distributions (flips.py) `ys` and `yy` hold expectations over the labels, m is 1 in them.
+    """
 
     ys: Tensor
     """[b n r], sample to label; columns of missing raters hold no meaning."""
@@ -31,6 +32,16 @@ class SetDistances(NamedTuple):
     """[b r r], label to label."""
     present: Tensor
     """bool [b r], False where the rater is missing."""
+    matched: Tensor
+    """[b n r], what matched IoU pairs by: similarity of sample and label; [b n 2^m] of modes."""
+    defined: Tensor
+    """bool [b], False where no score can be had: absent classes are left out, and no label holds a counted class."""
+    sizes: tuple[Tensor, Tensor, Tensor] | None = None
+    """Where the convention pools: weights of the pairs of ys, ss and yy, the sums of their areas."""
+    modes: Tensor | None = None
+    """Probabilities [2^m] of the modes that `matched` has columns for; None: labels are what raters gave."""
+    exact: bool = False
+    """Whether ys and yy are expectations over an exactly known distribution of labels."""
 
 
 def pairwise_iou(
@@ -53,7 +64,7 @@ def pairwise_iou(
     >>> pairwise_iou(a, b).tolist()
     [[[0.5, 0.0]]]
     """
-    return _pairwise(a, b, classes, ignore, absent, iou=True)
+    return _pairwise(a, b, classes, ignore, absent, "iou")
 
 
 def pairwise_dice(
@@ -64,7 +75,7 @@ def pairwise_dice(
     absent: Absent = 1.0,
 ) -> Tensor:
     """Dice coefficient, 2 |A and B| / (|A| + |B|), of every pair; arguments and result as in `pairwise_iou`."""
-    return _pairwise(a, b, classes, ignore, absent, iou=False)
+    return _pairwise(a, b, classes, ignore, absent, "dice")
 
 
 def set_distances(
@@ -73,119 +84,126 @@ def set_distances(
     classes: int = 2,
     convention: str | Convention = "car",
     ignore: int | None = None,
+    flips: Sequence[Flip] | None = None,
 ) -> SetDistances:
     """Every distance that the scores of sample sets need, each counted once.
 
     samples: integer [b n h w]; labels: integer [b r h w]. A pixel that any present rater gives the class `ignore` is
     left out of all pairs of its image: only where all terms see the same pixels is the energy distance a distance.
+    Under a convention that leaves absent classes out, two maps without any counted class are at distance 0, and an
+    image is undefined where its labels hold none. flips: labels [b 1 h w] whose classes flip, see flips.py.
     Raises InputError for shapes, types or class ids that do not fit, and for an image without any rater.
     """
+    if flips is not None:
+        from stochseg.metrics.flips import flip_distances
+
+        return flip_distances(samples, labels, flips, classes, convention, ignore)
     convention = get_convention(convention)
     ids = convention.class_ids(classes, ignore)
     samples, labels, present = check_maps(samples, labels, classes)
+    samples = samples[:, : convention.most_samples]
     n = samples.shape[1]
-    maps = torch.cat([samples, labels], 1)
-    if ignore is not None:
-        maps = maps.masked_fill((labels == ignore).any(1, keepdim=True), MISSING)
-    d = 1 - _mean_over_classes(maps, maps, ids, convention.absent, iou=True)
-    return SetDistances(d[:, :n, n:], d[:, :n, :n], d[:, n:, n:], present)
+    maps = leave_out(torch.cat([samples, labels], 1), labels, ignore)
+    gauge, matched = gauges(convention)
+    holds = torch.zeros_like(present)
+    for c in ids:
+        both, area, _ = overlaps(maps, maps, c)
+        areas = area[:, :, None] + area[:, None, :]
+        gauge.add(both, areas)
+        if matched is not gauge:
+            matched.add(both[:, :n, n:], areas[:, :n, n:])
+        holds |= area[:, n:] > 0
+    d, sizes = 1 - gauge.similarity(identical=1.0), gauge.sizes() if convention.pooled else None
+    parts = [(slice(None, n), slice(n, None)), (slice(None, n), slice(None, n)), (slice(n, None), slice(n, None))]
+    ys, ss, yy = (d[:, rows, columns] for rows, columns in parts)
+    similarity = 1 - ys if matched is gauge else matched.similarity(identical=1.0)
+    return SetDistances(
+        ys,
+        ss,
+        yy,
+        present,
+        similarity,
+        (holds & present).any(1) | (convention.absent != "left out"),
+        None if sizes is None else tuple(sizes[:, rows, columns] for rows, columns in parts),  # type: ignore[arg-type]
+    )
 
 
-def check_maps(
-    samples: Tensor, labels: Tensor, classes: int, names: tuple[str, str] = ("samples", "labels")
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples and labels as uint8, and which raters are present, bool [b r]; InputError where they cannot be scored."""
-    samples, labels = as_uint8(samples, names[0]), as_uint8(labels, names[1])
-    if samples.shape[0] != labels.shape[0] or samples.shape[2:] != labels.shape[2:]:
-        raise InputError(
-            f"{names[0]} have shape {list(samples.shape)} and {names[1]} {list(labels.shape)}; "
-            "[b n h w] and [b r h w] must agree in b, h and w"
-        )
-    if samples.device != labels.device:
-        raise InputError(f"{names[0]} are on {samples.device} and {names[1]} on {labels.device}; move one with .to()")
-    highest = int(samples.amax())
-    if highest >= classes:
-        raise InputError(
-            f"{names[0]} hold class {highest}, classes={classes} takes 0 to {classes - 1}; "
-            "raise classes, or renumber masks 0/255 to 0/1"
-        )
-    return samples, labels, check_labels(labels, classes)
+class Gauge:
+    """Similarity of pairs, averaged over classes as they are added; or pooled over classes, with the sums of areas."""
+
+    def __init__(self, similarity: Similarity, absent: Absent, pooled: bool = False) -> None:
+        if absent not in (0.0, 1.0, "left out"):
+            raise InputError(f"absent is {absent!r}; choose 1.0, 0.0 or 'left out'")
+        self.measure, self.absent, self.pooled = similarity, absent, pooled
+        self._total: Tensor | float = 0.0
+        self._count: Tensor | float = 0.0
+
+    def add(self, both: Tensor, areas: Tensor) -> None:
+        """One class: pixels both maps of a pair have, and the sum of their areas, same shape."""
+        score, count = self.of_class(both, areas)
+        self._total, self._count = self._total + score, self._count + count
+
+    def of_class(self, both: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
+        """What one class adds to numerator and denominator."""
+        if self.pooled:
+            return 2 * both, areas
+        here = areas > 0
+        score = both / (areas - both) if self.measure == "iou" else 2 * both / areas
+        if self.absent == "left out":
+            return score.where(here, 0.0), here.to(both.dtype)
+        return score.where(here, self.absent), torch.ones_like(both)
+
+    def similarity(self, identical: float) -> Tensor:
+        """Of each pair; `identical` for two maps without any class that counts."""
+        count = torch.as_tensor(self._count)
+        return (self._total / count).where(count > 0, identical)
+
+    def sizes(self) -> Tensor:
+        """The denominators: where pooled, the sum of both areas over all classes."""
+        return torch.as_tensor(self._count)
 
 
-def check_labels(labels: Tensor, classes: int) -> Tensor:
-    """Which raters are present, bool [b r], in uint8 labels [b r h w]; InputError for other ids or nobody present."""
-    flat = labels.flatten(2)
-    present = flat.amin(-1) != MISSING
-    highest = int((flat.amax(-1) * present).amax())
-    if highest >= classes:
-        raise InputError(
-            f"labels hold class {highest}, classes={classes} takes 0 to {classes - 1} "
-            f"({MISSING} only as a whole map, for a missing rater); renumber the labels, masks 0/255 to 0/1"
-        )
-    nobody = (~present).all(1).nonzero().flatten().tolist()
-    if nobody:
-        raise InputError(f"labels of image {nobody[0]} of the batch are all {MISSING}: no rater; leave the image out")
-    return present
+def gauges(convention: Convention) -> tuple[Gauge, Gauge]:
+    """Of the distance, and of what is matched by; one and the same where the convention matches by its distance."""
+    gauge = Gauge(convention.similarity, convention.absent, convention.pooled)
+    if convention.matched in (None, convention.similarity):
+        return gauge, gauge
+    absent = convention.absent if convention.matched_absent is None else convention.matched_absent
+    return gauge, Gauge(convention.matched or convention.similarity, absent)
 
 
-def as_uint8(maps: Tensor, what: str) -> Tensor:
-    """Integer or bool maps [b n h w] as uint8; InputError for anything else."""
-    if not isinstance(maps, Tensor):
-        raise InputError(f"{what} are {type(maps).__name__}; give a tensor (torch.from_numpy makes one)")
-    if maps.dtype.is_floating_point or maps.dtype.is_complex:
-        raise InputError(f"{what} are {maps.dtype}; give integer class ids (argmax of probabilities over classes)")
-    if maps.ndim != 4 or 0 in maps.shape:
-        raise InputError(f"{what} have shape {list(maps.shape)}; give [images, maps, height, width], none of them 0")
-    if maps.dtype in (torch.uint8, torch.bool):
-        return maps.to(torch.uint8)
-    if int(maps.amin()) < 0 or int(maps.amax()) > MISSING:
-        raise InputError(f"{what} hold ids {int(maps.amin())} to {int(maps.amax())}; class ids lie in 0 to 254")
-    return maps.to(torch.uint8)
-
-
-def exact_dtype(device: torch.device) -> torch.dtype:
-    """float64, but float32 on MPS."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def leave_out(maps: Tensor, labels: Tensor, ignore: int | None) -> Tensor:
+    """The maps with every pixel that any label gives the class `ignore` set to no class."""
+    return maps if ignore is None else maps.masked_fill((labels == ignore).any(1, keepdim=True), MISSING)
 
 
 def _pairwise(
-    a: Tensor, b: Tensor, classes: int | Sequence[int], ignore: int | None, absent: Absent, iou: bool
+    a: Tensor, b: Tensor, classes: int | Sequence[int], ignore: int | None, absent: Absent, measure: Similarity
 ) -> Tensor:
     if isinstance(classes, int):
         ids = get_convention("car").class_ids(classes, ignore)
         a, b, _ = check_maps(a, b, classes, names=("a", "b"))
     else:
         ids = tuple(c for c in classes if c != ignore)
-        a, b, _ = check_maps(a, b, MISSING + 1, names=("a", "b"))
+        a, b, _ = check_maps(as_uint8(a, "a"), as_uint8(b, "b"), MISSING + 1, names=("a", "b"))
     if not ids or min(ids) < 0 or max(ids) >= MISSING:
         raise InputError(f"classes={classes} with ignore={ignore} leaves nothing to score; give ids within 0 to 254")
-    if ignore is not None:
-        out = (b == ignore).any(1, keepdim=True)
-        a, b = a.masked_fill(out, MISSING), b.masked_fill(out, MISSING)
-    return _mean_over_classes(a, b, ids, absent, iou)
-
-
-def _mean_over_classes(a: Tensor, b: Tensor, ids: Sequence[int], absent: Absent, iou: bool) -> Tensor:
-    total: Tensor | float = 0.0
-    counted: Tensor | float = 0.0
+    a, b = leave_out(a, b, ignore), leave_out(b, b, ignore)
+    gauge = Gauge(measure, absent)
     for c in ids:
-        both, area_a, area_b = _overlaps(a, b, c)
-        areas = area_a[:, :, None] + area_b[:, None, :]
-        here = areas > 0
-        score = both / (areas - both) if iou else 2 * both / areas
-        score = score.where(here, 0.0 if absent == "left out" else absent)
-        total = total + score
-        counted = counted + (here if absent == "left out" else 1)
-    return torch.as_tensor(total / counted)
+        both, area_a, area_b = overlaps(a, b, c)
+        gauge.add(both, area_a[:, :, None] + area_b[:, None, :])
+    return gauge.similarity(identical=torch.nan)
 
 
-def _overlaps(a: Tensor, b: Tensor, c: int) -> tuple[Tensor, Tensor, Tensor]:
+def overlaps(a: Tensor, b: Tensor, c: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels of class c in both maps of every pair [b n m], and in each map: [b n], [b m]."""
     both = a.new_zeros((a.shape[0], a.shape[1], b.shape[1]), dtype=exact_dtype(a.device))
     area_a, area_b = both.new_zeros(both.shape[:2]), both.new_zeros(both.shape[0], both.shape[2])
     with torch.autocast(a.device.type, enabled=False):  # bfloat16 cannot count past 256
         for i in range(a.shape[0]):
-            for x, y in _masks(a[i], b[i], c):
+            one = a[i]
+            for x, y in _masks(one, one if a is b else b[i], c):
                 both[i] += x @ y.T
                 area_a[i] += x.sum(1)
                 area_b[i] += y.sum(1)

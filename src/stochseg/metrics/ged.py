@@ -7,14 +7,16 @@ E d(Y, Y') include the pairs of a map with itself, which adds d_ss / n + d_yy / 
 unbiased U statistic: a V number falls as n grows, and only numbers of equal n and r compare.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from stochseg.errors import InputError
-from stochseg.metrics.conventions import Convention, Statistic, get_convention
+from stochseg.metrics.conventions import Convention, Flip, Statistic, get_convention
 from stochseg.metrics.distances import SetDistances, set_distances
+from stochseg.metrics.inputs import check_weights, exact_dtype
 
 
 class EnergyDistance(NamedTuple):
@@ -44,20 +46,28 @@ def generalized_energy_distance(
     convention: str | Convention = "car",
     ignore: int | None = None,
     statistic: Statistic | None = None,
+    sample_weights: Tensor | None = None,
+    label_weights: Tensor | None = None,
+    flips: Sequence[Flip] | None = None,
 ) -> Tensor:
     """Generalised energy distance of each image, float64 [b], lower is better; see the module for the equation.
 
     samples: integer [b n h w]. labels: integer [b r h w]; a map filled with 255 is a missing rater and has weight 0.
-    classes: number of classes, the background 0 included. ignore: a class id whose pixels, where a label holds it,
-    are left out of the image. statistic: "V" or "U" in place of the convention's own. Raises InputError for shapes or
-    ids that do not fit, and for U where an image has a single sample or rater.
+    (bool masks and one-hot [b n k h w] are taken as well.) ignore: class id whose pixels in any present label are left
+    out of the image. statistic: "V" or "U", in place of the convention's own. sample_weights, label_weights: [n] or
+    [b n], [r] or [b r], from 0 up, need not add up to 1; default equal. flips: (from, to, probability) of classes that
+    flip in the labels [b 1 h w], which are given unflipped: the score is that against all 2^m modes, exactly.
+    nan where a convention that leaves absent classes out finds none in an image's labels: count those and say so.
+    Raises InputError for arguments that do not fit, and for "U" with a single sample or rater, which it cannot score.
 
     >>> samples = torch.tensor([[[[0, 1]], [[0, 1]]]])  # one image, two samples of 1 x 2 pixels
     >>> labels = torch.tensor([[[[0, 1]], [[0, 0]]]])  # two raters, one of whom sees nothing
     >>> generalized_energy_distance(samples, labels).tolist()  # 2 * 0.5 - 0 - 0.5
     [0.5]
     """
-    return energy_distance_parts(samples, labels, classes, convention, ignore, statistic).ged
+    return energy_distance_parts(
+        samples, labels, classes, convention, ignore, statistic, sample_weights, label_weights, flips
+    ).ged
 
 
 def energy_distance_parts(
@@ -67,37 +77,76 @@ def energy_distance_parts(
     convention: str | Convention = "car",
     ignore: int | None = None,
     statistic: Statistic | None = None,
+    sample_weights: Tensor | None = None,
+    label_weights: Tensor | None = None,
+    flips: Sequence[Flip] | None = None,
 ) -> EnergyDistance:
     """The generalised energy distance with its parts; arguments and errors as in `generalized_energy_distance`."""
-    distances = set_distances(samples, labels, classes, convention, ignore)
-    return energy_distance_of(distances, statistic or get_convention(convention).statistic)
+    rule = get_convention(convention, flips is not None)
+    distances = set_distances(samples, labels, classes, rule, ignore, flips)
+    return energy_distance_of(distances, statistic or rule.statistic, sample_weights, label_weights)
 
 
-def energy_distance_of(distances: SetDistances, statistic: Statistic = "V") -> EnergyDistance:
+def energy_distance_of(
+    distances: SetDistances,
+    statistic: Statistic = "V",
+    sample_weights: Tensor | None = None,
+    label_weights: Tensor | None = None,
+) -> EnergyDistance:
     """The same from distances at hand, where several scores share them."""
-    ys, ss, yy, present = distances
+    ys, ss, yy, present = distances[:4]
     if statistic not in ("V", "U"):
         raise InputError(f"statistic is '{statistic}'; choose 'V' (self pairs stay) or 'U' (they are left out)")
-    n = ss.shape[-1]
-    if statistic == "U" and n < 2:
+    of_samples = set_weights(sample_weights, torch.ones_like(ss[..., 0], dtype=torch.bool), "sample")
+    of_labels = set_weights(label_weights, present, "label")
+    if statistic == "U" and bool(((of_samples > 0).sum(1) < 2).any()):
         raise InputError("the U statistic leaves self pairs out, and one sample has no other; draw more, or take 'V'")
-    if statistic == "U" and bool((present.sum(1) < 2).any()):
+    if statistic == "U" and not distances.exact and bool(((of_labels > 0).sum(1) < 2).any()):
         raise InputError("the U statistic leaves self pairs out, and an image has one rater alone; take 'V'")
-    raters = present.sum(1)
-    among_all = torch.ones_like(ss[..., 0], dtype=torch.bool)
-    d_ys = ys.mean(1).where(present, 0.0).sum(1) / raters
-    d_ss = mean_within(ss, among_all, statistic)
-    d_yy = mean_within(yy, present, statistic)
-    diversity = mean_within(ss, among_all, "U")
-    return EnergyDistance(2 * d_ys - d_ss - d_yy, d_ys, d_ss, d_yy, diversity)
+    sizes_ys, sizes_ss, sizes_yy = distances.sizes or (None, None, None)
+    d_ys = _weighted_mean(ys, of_samples[:, :, None] * of_labels[:, None, :], sizes_ys)
+    d_ss = mean_within(ss, of_samples, statistic, sizes_ss)
+    d_yy = mean_within(yy, of_labels, "V" if distances.exact else statistic, sizes_yy)
+    diversity = mean_within(ss, of_samples, "U", sizes_ss)
+    parts = (2 * d_ys - d_ss - d_yy, d_ys, d_ss, d_yy, diversity)
+    return EnergyDistance(*(part.where(distances.defined, torch.nan) for part in parts))
 
 
-def mean_within(distances: Tensor, present: Tensor, statistic: Statistic) -> Tensor:
-    """Mean distance [b] within a set, [b m m] with members `present` bool [b m]: all pairs (V) or distinct ones (U).
+def mean_within(distances: Tensor, weights: Tensor, statistic: Statistic, sizes: Tensor | None = None) -> Tensor:
+    """Weighted mean distance [b] within a set, [b m m] with members' weights [b m]: all pairs (V) or distinct ones (U).
 
-    nan for U where a single member is present.
+    A member of weight 0 (or False) does not count. sizes: weights of the pairs themselves, [b m m]. nan for U where a
+    single member counts.
     """
-    pairs = present[:, :, None] & present[:, None, :]
+    weights = weights.to(distances.dtype)
+    pairs = weights[:, :, None] * weights[:, None, :]
     if statistic == "U":
-        pairs = pairs & ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
-    return distances.where(pairs, 0.0).sum((1, 2)) / pairs.sum((1, 2))
+        pairs = pairs * (1 - torch.eye(pairs.shape[-1], dtype=pairs.dtype, device=pairs.device))
+    return _weighted_mean(distances, pairs, sizes)
+
+
+def mean_to_itself(distances: Tensor, weights: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Weighted mean distance [b] of a member to itself: 0, unless a convention sets two empty maps apart."""
+    return _weighted_mean(distances, torch.diag_embed(weights.to(distances.dtype)), sizes)
+
+
+def set_weights(weights: Tensor | None, present: Tensor, what: str) -> Tensor:
+    """Weights [b m] of the members of each set, 0 for the missing; InputError where a set is left without any."""
+    if weights is not None and weights.shape[-1] > present.shape[1]:
+        weights = weights[..., : present.shape[1]]  # the convention takes the first samples only
+    b, m = present.shape
+    checked = check_weights(weights, b, m, what, present.device)
+    result = present.to(exact_dtype(present.device)) if checked is None else checked * present
+    if bool((result.sum(1) == 0).any()):
+        raise InputError(f"{what}_weights of an image are all 0; give at least one map of each image a weight")
+    return result
+
+
+def _weighted_mean(distances: Tensor, pairs: Tensor, sizes: Tensor | None) -> Tensor:
+    """Mean over the pairs [b n m] of each image, weighted; where they pool, by their sizes too, and all empty is 1."""
+    total = pairs.sum((1, 2))
+    if sizes is not None:
+        pairs = pairs * sizes
+    weight = pairs.sum((1, 2))
+    mean = distances.where(pairs > 0, 0.0).mul(pairs).sum((1, 2)) / weight
+    return mean if sizes is None else mean.where((weight > 0) | (total == 0), 1.0)

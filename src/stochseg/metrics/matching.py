@@ -2,11 +2,17 @@
 
     HM-IoU = max over one-to-one pairings p of  1/N sum_i IoU(s_i, y_p(i))   (Kohl et al. 2019, arXiv 1905.13077)
 
-Labels are repeated to the number of samples first. It rewards having each rater's answer as often as the raters give
-it; unlike GED it needs no subtraction, and it is 1 only where every sample is some rater's map.
+It rewards having each rater's answer as often as the raters give it; unlike GED it needs no subtraction, and it is 1
+only where every sample is some rater's map. Sources differ in how n samples meet r labels: repeated labels, both
+repeated, or only the best r samples (`Convention.matching`). With weights it is an optimal transport problem:
+
+    max over t >= 0 with row sums u and column sums v of  sum_ij t_ij IoU(s_i, y_j)
+
+whose answer for equal weights is that of both sides repeated to the least common multiple.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,8 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stochseg.errors import InputError
-from stochseg.metrics.conventions import Convention, Matching, get_convention
+from stochseg.metrics.conventions import Convention, Flip, Matching, get_convention
 from stochseg.metrics.distances import SetDistances, set_distances
+from stochseg.metrics.ged import set_weights
+
+Array = NDArray[np.float64]
 
 
 def hungarian_iou(
@@ -24,31 +33,55 @@ def hungarian_iou(
     classes: int = 2,
     convention: str | Convention = "car",
     ignore: int | None = None,
+    sample_weights: Tensor | None = None,
+    label_weights: Tensor | None = None,
+    flips: Sequence[Flip] | None = None,
 ) -> Tensor:
     """Matched IoU of each image, float64 [b] in 0..1, higher is better; see the module for the equation.
 
     samples: integer [b n h w]. labels: integer [b r h w]; 255 throughout is a missing rater. With "car" each label is
     repeated n / r times, and InputError is raised where r does not divide n; "ccdm" repeats labels and samples both to
     the least common multiple. An image with missing raters is matched with those present, to the least common
-    multiple of their number and n under either: the same as "car" wherever their number divides n.
+    multiple of their number and n under either: the same as "car" wherever their number divides n. "flow-ssn" and
+    "d-persona" pair the best min(n, r) samples alone. "mose" takes weights, [n] or [b n] and [r] or [b r], and flips,
+    as in `generalized_energy_distance`: the labels are then all 2^m modes with their probabilities. InputError for
+    conventions whose source has no matched IoU. nan where a convention that leaves absent classes out finds none.
 
     >>> samples = torch.tensor([[[[0, 1]], [[0, 1]]]])  # one image, two samples of 1 x 2 pixels
     >>> labels = torch.tensor([[[[0, 1]], [[0, 0]]]])
     >>> hungarian_iou(samples, labels).tolist()  # one pair agrees, the other has IoU 0
     [0.5]
     """
-    convention = get_convention(convention)
-    distances = set_distances(samples, labels, classes, convention, ignore)
-    return hungarian_iou_of(distances, convention.matching)
+    rule = get_convention(convention, flips is not None)
+    if rule.matching == "none":
+        raise InputError(f"convention '{rule.name}' has no matched IoU, its source gives none; take 'ccdm' or 'mose'")
+    distances = set_distances(samples, labels, classes, rule, ignore, flips)
+    return hungarian_iou_of(distances, rule.matching, sample_weights, label_weights)
 
 
-def hungarian_iou_of(distances: SetDistances, matching: Matching = "repeat") -> Tensor:
+def hungarian_iou_of(
+    distances: SetDistances,
+    matching: Matching = "repeat",
+    sample_weights: Tensor | None = None,
+    label_weights: Tensor | None = None,
+) -> Tensor:
     """The same from distances at hand, where several scores share them."""
-    ys, _, _, present = distances
-    check_counts(ys.shape[1], ys.shape[2], matching)
-    similarity, here = (1 - ys).cpu().numpy(), present.cpu().numpy()
-    best = [best_mean(one[:, raters]) for one, raters in zip(similarity, here, strict=True)]
-    return torch.tensor(best, dtype=ys.dtype, device=ys.device)
+    matched, present = distances.matched, distances.present
+    if matching != "transport":
+        if sample_weights is not None or label_weights is not None:
+            raise InputError(f"matching '{matching}' has no weights; take the convention 'mose', optimal transport")
+        if distances.exact:
+            raise InputError(f"matching '{matching}' has no weights, and modes have; take the convention 'mose'")
+    if distances.modes is not None:
+        present = present.expand(len(present), len(distances.modes))
+        label_weights = distances.modes
+    check_counts(matched.shape[1], matched.shape[2], matching)
+    all_samples = torch.ones_like(matched[..., 0], dtype=torch.bool)
+    rows = set_weights(sample_weights, all_samples, "sample").cpu().numpy()
+    columns = set_weights(label_weights, present, "label").cpu().numpy()
+    best = [best_of_image(one, u, v, matching) for one, u, v in zip(matched.cpu().numpy(), rows, columns, strict=True)]
+    found = torch.tensor(best, dtype=matched.dtype, device=matched.device)
+    return found.where(distances.defined, torch.nan)
 
 
 def check_counts(n: int, r: int, matching: Matching) -> None:
@@ -61,12 +94,40 @@ def check_counts(n: int, r: int, matching: Matching) -> None:
         )
 
 
-def best_mean(similarity: NDArray[np.float64]) -> float:
-    """Highest mean similarity of a one-to-one pairing of the rows [n] and columns [r], both repeated to lcm(n, r)."""
-    from scipy.optimize import linear_sum_assignment
+def best_of_image(similarity: Array, u: Array, v: Array, matching: Matching) -> float:
+    """Highest mean similarity [n r] of a matching of samples of weights u [n] with labels of weights v [r]."""
+    similarity = similarity[np.ix_(u > 0, v > 0)]
+    u, v = u[u > 0], v[v > 0]
+    if matching == "rectangular":
+        return _assignment(similarity)
+    if np.ptp(u) > 0 or np.ptp(v) > 0:
+        return _transport(similarity, u / u.sum(), v / v.sum())
+    return best_mean(similarity)
 
+
+def best_mean(similarity: Array) -> float:
+    """Highest mean similarity of a one-to-one pairing of the rows [n] and columns [r], both repeated to lcm(n, r)."""
     n, r = similarity.shape
     size = math.lcm(n, r)
-    repeated = similarity.repeat(size // n, axis=0).repeat(size // r, axis=1)
-    rows, columns = linear_sum_assignment(repeated, maximize=True)
-    return float(repeated[rows, columns].mean())
+    return _assignment(similarity.repeat(size // n, axis=0).repeat(size // r, axis=1))
+
+
+def _assignment(similarity: Array) -> float:
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(similarity, maximize=True)
+    return float(similarity[rows, columns].mean())
+
+
+def _transport(similarity: Array, u: Array, v: Array) -> float:
+    """Highest total similarity of a plan that moves the weights u [n] onto v [r], each summing to 1."""
+    from scipy.optimize import linprog
+    from scipy.sparse import eye_array, kron, vstack
+
+    n, r = similarity.shape
+    sums = vstack([kron(eye_array(n), np.ones((1, r))), kron(np.ones((1, n)), eye_array(r))]).tocsr()
+    totals = np.concatenate([u, v])[:-1]  # the last follows from the others
+    found = linprog(-similarity.ravel(), A_eq=sums[:-1], b_eq=totals, method="highs")  # type: ignore[call-overload]
+    if found.status != 0:
+        raise RuntimeError(f"optimal transport of {n} samples to {r} labels failed: {found.message}")
+    return float(-found.fun)

@@ -1,5 +1,6 @@
 """What the raters themselves would score: the line that a model that equals them would reach."""
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stochseg.errors import InputError
-from stochseg.metrics.conventions import Convention, get_convention
-from stochseg.metrics.distances import SetDistances, as_uint8, set_distances
-from stochseg.metrics.ged import mean_within
+from stochseg.metrics.conventions import Convention, Flip, get_convention
+from stochseg.metrics.distances import set_distances
+from stochseg.metrics.ged import mean_to_itself, mean_within
+from stochseg.metrics.inputs import MISSING, as_uint8
 from stochseg.metrics.matching import best_mean
 
 ALL_SPLITS_UP_TO = 10
@@ -33,6 +35,7 @@ def raters_reference(
     classes: int = 2,
     convention: str | Convention = "car",
     ignore: int | None = None,
+    flips: Sequence[Flip] | None = None,
 ) -> RatersReference:
     """What n independent draws from the raters' population would be expected to score, for each image.
 
@@ -42,10 +45,12 @@ def raters_reference(
     and D_0 that of a map to itself (0, unless a convention gives an empty map distance 1 to itself). Then
     E d_ys = D; of the n^2 pairs of d_ss, n are self pairs, so E d_ss = D - (D - D_0) / n, and d_yy alike with r. So
     the expected V statistic is (D - D_0) (1/n + 1/r), that of U is 0. D is estimated by the mean over distinct pairs
-    of raters, which has no bias: the mean over images is the expected score, a single image's is rough.
+    of raters, which has no bias: the mean over images is the expected score, a single image's is rough. With flips, as
+    in `generalized_energy_distance`, the population is known, D exact, and there is no term in r.
 
     Matched IoU: halves of an odd number differ by one and are matched as "ccdm" does. Two maps against two match less
     well than 16 against 4 from the same population, so this one is a lower bound for a model that equals the raters.
+    nan where the convention has no matched IoU, and with flips.
 
     >>> labels = torch.tensor([[[[0, 1]], [[0, 0]]]])  # one image, two raters at distance 1
     >>> ged, hm_iou = raters_reference(labels, n=16)
@@ -54,24 +59,30 @@ def raters_reference(
     """
     if n < 1:
         raise InputError(f"n is {n}; give the number of samples whose score is asked for, at least 1")
-    convention = get_convention(convention)
-    distances = _distances_of_labels(as_uint8(labels, "labels"), classes, convention, ignore)
+    rule = get_convention(convention, flips is not None)
+    labels = as_uint8(labels, "labels", classes)
+    missing = labels.flatten(2).amin(-1) == MISSING
+    stand_in = labels.masked_fill(missing[:, :, None, None], 0)[:, : rule.most_samples]  # labels in the samples' place
+    distances = set_distances(stand_in, labels, classes, rule, ignore, flips)
     yy, present = distances.yy, distances.present
+    if distances.exact:
+        ged = yy[:, 0, 0] / n if rule.statistic == "V" else torch.zeros_like(yy[:, 0, 0])
+        ged = ged.where(distances.defined, torch.nan)
+        return RatersReference(ged, torch.full_like(ged, torch.nan))
     raters = present.sum(1)
-    spread = mean_within(yy, present, "U")
-    itself = yy.diagonal(dim1=1, dim2=2).where(present, 0.0).sum(1) / raters
-    if convention.statistic == "V":
-        ged = (spread - itself) * (1 / n + 1 / raters)
+    sizes = None if distances.sizes is None else distances.sizes[2]
+    if rule.statistic == "V":
+        spread = mean_within(yy, present, "U", sizes)
+        ged = (spread - mean_to_itself(yy, present, sizes)) * (1 / n + 1 / raters)
     else:
-        ged = torch.zeros_like(spread).where(raters > 1, torch.nan)
-    similarity, here = (1 - yy).cpu().numpy(), present.cpu().numpy()
+        ged = torch.zeros_like(yy[:, 0, 0]).where(raters > 1, torch.nan)
+    ged = ged.where(distances.defined, torch.nan)
+    if rule.matching == "none":
+        return RatersReference(ged, torch.full_like(ged, torch.nan))
+    similarity, here = distances.matched.cpu().numpy(), present.cpu().numpy()
     halves = [_between_halves(one[np.ix_(who, who)]) for one, who in zip(similarity, here, strict=True)]
-    return RatersReference(ged, torch.tensor(halves, dtype=yy.dtype, device=yy.device))
-
-
-def _distances_of_labels(labels: Tensor, classes: int, convention: Convention, ignore: int | None) -> SetDistances:
-    """Distances with one empty sample standing in for samples, which are not asked for here."""
-    return set_distances(torch.zeros_like(labels[:, :1]), labels, classes, convention, ignore)
+    hm_iou = torch.tensor(halves, dtype=yy.dtype, device=yy.device)
+    return RatersReference(ged, hm_iou.where(distances.defined, torch.nan))
 
 
 def _between_halves(similarity: NDArray[np.float64]) -> float:

@@ -22,7 +22,8 @@ class Validation:
         self.split = store.split(config.validation.split)
         self.ignore = store.ignore
         # repeats to the least common multiple: the same numbers where raters divide samples, and never an error
-        self.convention = replace(get_convention(store.convention), matching="lcm")
+        self.flips = store.flips or None
+        self.convention = replace(get_convention(store.convention, self.flips is not None), matching="transport")
         count, wanted = len(self.split), config.validation.images
         order = np.random.default_rng([config.seed, 3]).permutation(count)
         self.rows = sorted(int(i) for i in order[: min(count, wanted or count)])
@@ -40,9 +41,10 @@ class Validation:
             self.convention,
             crop=self.config.input.crop,
             ignore=self.ignore,
+            flips=self.flips,
             seed=self.config.seed,
             rows=self.rows,
-            baselines=False,
+            full=False,
         )
         values = {name: float(np.nanmean(v)) for name, v in scores.values.items() if not np.isnan(v).all()}
         judged = values["ged"] - values["diversity"] / self.config.validation.samples
