@@ -1,5 +1,6 @@
 """What several tests share: a tiny store, and where the real data lies."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,17 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_blobs(tmp_path_factory.mktemp("store") / "tiny", {"train": 24, "val": 9})
 
 
-def write_blobs(path: Path, counts: dict[str, int], size: int = 32, raters: int = 2, channels: int = 1) -> Path:
+def write_blobs(
+    path: Path,
+    counts: dict[str, int],
+    size: int = 32,
+    raters: int = 2,
+    channels: int = 1,
+    flips: Sequence[tuple[int, int, float]] = (),
+) -> Path:
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:size, :size]
-    with StoreWriter(path, classes=LESION_CLASSES, raters=raters) as writer:
+    with StoreWriter(path, classes=LESION_CLASSES, raters=raters, flips=flips) as writer:
         for name, count in counts.items():
             ids = [f"{name}-{i}" for i in range(count)]
             split = writer.add_split(

@@ -12,8 +12,9 @@ from stochseg.data.ambiguous import prepare_ambiguous
 from stochseg.data.batches import in_order
 from stochseg.data.store import open_store
 from stochseg.errors import InputError
-from stochseg.evaluation import draws_from_modes, evaluate, independent_pixels, spread
+from stochseg.evaluation import draws_from_modes, evaluate, independent_pixels, modes_of, spread
 from stochseg.models.car import CAR
+from stochseg.report.page import write_report
 from stochseg.report.table import scores_table
 from stochseg.sampling.sample import latents
 
@@ -104,8 +105,12 @@ def test_the_truth_of_a_generated_store_beats_what_ignores_it(tmp_path: Path) ->
     b = result["baselines"]
     assert b["truth"]["ged"] < 0.5 * b["all_empty"]["ged"]
     assert b["truth"]["ged"] < 0.8 * b["argmax"]["ged"]
+    assert b["truth"]["mode_total_variation"] < 0.5 * result["mode_total_variation"]
+    assert b["truth"]["off_mode_share"] == 0
+    assert "total variation" in scores_table(result)
     split = open_store(store).split("val")
-    drawn = draws_from_modes(split, [0], 4000, seed=0, crop=None)[0]
+    modes, probabilities = modes_of(split, [0], crop=None)
+    drawn = draws_from_modes(modes, probabilities, 4000, seed=0, numbers=[0])[0]
     frequency = [
         float((drawn == torch.from_numpy(m.copy())).flatten(1).all(1).float().mean()) for m in split.extras["modes"][0]
     ]
@@ -120,6 +125,27 @@ def test_three_raters_and_one_patient(run: Path, tmp_path: Path) -> None:
     result = evaluate(run, store, "val", samples=6)
     assert result["ged_interval"] is None
     assert "GED" in scores_table(result)
+
+
+def test_a_convention_without_matched_iou_leaves_it_open(run: Path, tiny_store: Path) -> None:
+    result = evaluate(run, tiny_store, "val", samples=6, convention="phiseg", limit=4)
+    assert result["hm_iou"] is None
+    assert result["baselines"]["raters"]["hm_iou"] is None
+    assert result["ged"] == pytest.approx(
+        evaluate(run, tiny_store, "val", samples=6, convention="ccdm", limit=4)["ged"]
+    )
+    evaluate(run, tiny_store, "val", samples=6, convention="phiseg", limit=4)
+    assert write_report(run).is_file()
+
+
+def test_flips_of_a_store_are_scored_against_all_modes(run: Path, tmp_path: Path) -> None:
+    store = write_blobs(tmp_path / "flips", {"val": 4}, raters=1, flips=[(1, 0, 0.25)])
+    result = evaluate(run, store, "val", samples=4)
+    assert result["convention"] == "car-cityscapes"
+    labels = torch.from_numpy(np.array(open_store(store).split("val").labels))
+    empty = torch.zeros_like(labels).expand(-1, 4, -1, -1)
+    wanted = metrics.generalized_energy_distance(empty, labels, 2, "car-cityscapes", flips=[(1, 0, 0.25)])
+    assert result["baselines"]["all_empty"]["ged"] == pytest.approx(float(wanted.mean()))
 
 
 def test_what_does_not_fit_is_refused(run: Path, tiny_store: Path, tmp_path: Path) -> None:

@@ -184,12 +184,12 @@ def test_calibration_error_is_the_function_of_all_images(name, data):
 
 
 def test_some_scores_of_the_inputs_are_undefined(data):
-    assert of_one_process("ncc", data, range(IMAGES)).compute().isfinite()
     metric = of_one_process("ncc", data, range(IMAGES))
     assert metric.compute().isfinite()
     assert metric.undefined == 2  # the samples of images 0 and 5 are all alike
 
 
+@pytest.mark.filterwarnings("ignore:.*is undefined for every image")
 @pytest.mark.parametrize("name", ALL)
 def test_order_and_batches_do_not_move_a_bit(name, data):
     make, wanted, _ = ALL[name]
@@ -210,39 +210,42 @@ def test_order_and_batches_do_not_move_a_bit(name, data):
         assert same(mixed.per_image(), one_by_one.per_image()[order])
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "soft" in CASES[name][1] or name == "ncc"])
+@pytest.mark.parametrize("name", ["brier", "nll", "ncc"])
 def test_threads_do_not_move_a_bit(name):
-    """Sums over the pixels of one image alone are divided among threads, those of several images are not."""
-    data = inputs(3, (211, 223))
+    """Torch divides a sum to a single number among threads: the sum over the pixels of one image, not of several."""
+    data = inputs(2, (211, 223))
     make, wanted, _ = CASES[name]
     found = []
-    for threads in (1, 2, 3):
+    for threads in (1, 3):
         torch.set_num_threads(threads)
-        found += [of_one_process(name, data, range(3)).per_image()]
-        found += [feed(make(), wanted, data, [[0], [1], [2]]).per_image()]
+        found += [of_one_process(name, data, [0, 1]).per_image()]
+        found += [feed(make(), wanted, data, [[0], [1]]).per_image()]
     assert all(same(one, found[0]) for one in found)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_batches_do_not_move_a_bit_whatever_the_numbers_of_maps(seed):
+    """Torch adds up the first numbers of a long row in another order than its last: the row must not be the batch."""
     rng = np.random.default_rng(seed)
-    r = int(rng.integers(1, 6))
-    k, n, b = int(rng.integers(2, 6)), r * int(rng.integers(1, 9)), int(rng.integers(2, 7))
-    samples, labels = blobs(seed, b, n, k=k), blobs(seed + 100, b, r, k=k)
-    flips = [(1, 2, 0.3), (3, 4, 0.6)][: (k - 1) // 2]
+    r, k, b = int(rng.integers(1, 9)), int(rng.integers(3, 9)), int(rng.integers(18, 44))
+    size = tuple(rng.integers(4, 8, 2))
+    samples, labels = (
+        torch.from_numpy(rng.integers(0, k, (b, maps, *size))).byte() for maps in (r * int(rng.integers(2, 6)), r)
+    )
+    flips = [(1, 2, 0.3), (3, 4, 0.6), (5, 6, 0.2)][: (k - 1) // 2]
     metrics = [
-        m.GeneralizedEnergyDistance(k),
         m.GeneralizedEnergyDistance(k, "values"),
-        m.DistanceToLabels(k),
-        m.SampleDiversity(k),
         m.HungarianIoU(k),
+        m.GeneralizedEnergyDistance(k, flips=flips),
         m.MaxDice(k, over="both"),
         m.BestSample(k),
-        m.CollectiveInsight(k),
-        m.AreaCRPS(k),
-        m.SoftDice(k, from_samples=True),
+        m.CollectiveInsight(k, spread="dice"),
+        m.NormalizedCrossCorrelation(k),
+        m.AreaCRPS(k, relative=True),
         m.DiceOfMean(k),
-        *([m.GeneralizedEnergyDistance(k, flips=flips)] if flips else []),
+        m.SoftDice(k, from_samples=True),
+        m.BrierScore(k, from_samples=True),
+        m.NegativeLogLikelihood(k, from_samples=True),
     ]
     for metric in metrics:
         y = labels[:, :1] if metric.settings.get("flips") else labels
@@ -283,9 +286,10 @@ def test_ged_is_that_of_plain_loops(data):
 def test_the_sum_is_not_rounded_on_the_way():
     metric = m.AreaCRPS()
     values = [1e16, 1.0, -1e16, 3.0]
-    for value in values:
-        metric._keep(torch.tensor([value], dtype=torch.float64))
-    assert metric.compute().item() == 1.0
+    metric.load_state_dict({metric._state: [torch.tensor([[value]], dtype=torch.float64) for value in values]})
+    assert sum(values) == 3.0  # 1e16 + 1 is 1e16
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        assert metric.compute().item() == 1.0
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -317,6 +321,7 @@ def collection():
     return of_sets | again
 
 
+@pytest.mark.filterwarnings("ignore:.*is undefined for every image")
 @pytest.mark.parametrize("calls", ["update", "forward", "mixed"])
 def test_in_a_collection_each_is_what_it_is_alone(calls, data):
     """On the first image all is right, so many scores are 0 or 1: torchmetrics must not take them for one."""
@@ -489,7 +494,7 @@ def test_settings_are_shown():
 def shares(rank):
     """The batches of a process, for two dealings: uneven with uneven last batches, and all to process 0."""
     return [
-        [[[12, 0, 5], [3, 4]], [[1, 2], [7, 6], [11, 10], [8, 9, 0][:2]]][rank],
+        [[[12, 0, 5], [3]], [[1, 2], [7, 6], [11, 10, 4], [8], [9]]][rank],
         [[list(range(7)), list(range(7, IMAGES))], []][rank],
     ]
 

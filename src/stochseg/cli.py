@@ -11,11 +11,11 @@ from stochseg.errors import InputError, RunError, Stopped
 from stochseg.progress import say
 
 Command = Callable[[list[str]], int]
-SUCCESS, FAILURE, BAD_INPUT, STOPPED = 0, 1, 2, 75
+SUCCESS, FAILURE, BAD_INPUT, SKIPPED, STOPPED = 0, 1, 2, 3, 75
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 1 failure, 2 bad input, 75 stopped with the state saved."""
+    """Run a command; returns its exit code: 0 done, 1 failure, 2 bad input, 3 inputs skipped, 75 stopped and saved."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [a for a in given if a != "--debug"]
@@ -126,6 +126,26 @@ def evaluate(given: list[str]) -> int:
     return SUCCESS
 
 
+def score(given: list[str]) -> int:
+    from stochseg.report.score_table import score_table
+    from stochseg.score import score as call
+
+    parser = _parser("stochseg score", "Score predictions of any program, in folders; docs/score.md has the layouts.")
+    parser.add_argument(
+        "--samples",
+        required=True,
+        type=Path,
+        action="extend",
+        nargs="+",
+        metavar="DIR",
+        help="folder of samples, IMAGE.npy [n h w], IMAGE/*.png, ...; give two to compare them",
+    )
+    parser.add_function_arguments(call, skip={"samples"})
+    result = call(**_parse(parser, given))
+    print(score_table(result))
+    return SKIPPED if result["skipped"] else SUCCESS
+
+
 def report(given: list[str]) -> int:
     from stochseg.report.page import write_report as call
 
@@ -195,6 +215,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "prepare": (prepare, "make a store of source files"),
     "train": (train, "train on a store"),
     "evaluate": (evaluate, "score a run on a split of a store"),
+    "score": (score, "score predictions of any program, in folders"),
     "report": (report, "figures and one page of a run"),
 }
 

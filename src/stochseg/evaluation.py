@@ -21,12 +21,13 @@ from stochseg.metrics.calibration import ReliabilityCounts, class_frequencies, r
 from stochseg.metrics.conventions import Convention, Flip, get_convention
 from stochseg.metrics.intervals import bootstrap_totals_interval
 from stochseg.metrics.matching import check_counts
+from stochseg.metrics.modes import missed_mass, mode_total_variation, nearest_modes
 from stochseg.metrics.raters import raters_reference
 from stochseg.models.car import CAR
 from stochseg.models.precision import resolve_device, resolve_precision
 from stochseg.progress import track
 from stochseg.sampling.sample import latents
-from stochseg.scoring import averages, more_scores, score_maps
+from stochseg.scoring import averages, calibration_errors, more_scores, score_maps
 
 Values = dict[str, NDArray[np.float64]]
 BATCH = 32
@@ -104,8 +105,13 @@ def score_split(
             ged, hm_iou = raters_reference(batch.labels, samples, k, convention, ignore, flips)
             _add(trivial["raters"], {"ged": ged, "hm_iou": hm_iou})
             if "modes" in split.extras:
-                truth = draws_from_modes(split, numbers, samples, seed, crop)
-                _add(trivial.setdefault("truth", defaultdict(list)), score(truth))
+                modes, probabilities = modes_of(split, numbers, crop)
+                truth = draws_from_modes(modes, probabilities, samples, seed, numbers)
+                _add(found, mode_scores(maps, modes, probabilities, k, ignore))
+                _add(
+                    trivial.setdefault("truth", defaultdict(list)),
+                    score(truth) | mode_scores(truth, modes, probabilities, k, ignore),
+                )
     return Scores(
         _gather(found),
         {name: _gather(v) for name, v in trivial.items() if v},
@@ -122,17 +128,32 @@ def independent_pixels(q: Tensor, n: int, seed: int, numbers: Sequence[int]) -> 
     return (torch.from_numpy(draws)[:, :, None] >= steps).sum(2).to(torch.uint8).reshape(b, n, h, w)
 
 
-def draws_from_modes(split: Split, numbers: Sequence[int], n: int, seed: int, crop: int | None) -> Tensor:
-    """Maps uint8 [b n h w] drawn from the exact distribution that a generated store holds: the best reachable answer."""
-    drawn = []
-    for i in numbers:
-        p = split.extras["mode_probabilities"][i].astype(np.float64)
-        picks = np.random.default_rng([seed, i, 2]).choice(len(p), n, p=p / p.sum())
-        drawn.append(split.extras["modes"][i][picks])
-    maps = torch.from_numpy(np.stack(drawn))
+def modes_of(split: Split, numbers: Sequence[int], crop: int | None) -> tuple[Tensor, Tensor]:
+    """Modes uint8 [b m h w] and their probabilities [b m] of images whose exact distribution a store holds."""
+    maps = torch.from_numpy(np.stack([split.extras["modes"][i] for i in numbers]))
+    p = torch.from_numpy(np.stack([split.extras["mode_probabilities"][i] for i in numbers])).double()
     h, w = maps.shape[-2:]
     top, left = (h - (crop or h)) // 2, (w - (crop or w)) // 2
-    return maps[..., top : top + (crop or h), left : left + (crop or w)]
+    return maps[..., top : top + (crop or h), left : left + (crop or w)], p / p.sum(1, keepdim=True)
+
+
+def draws_from_modes(modes: Tensor, probabilities: Tensor, n: int, seed: int, numbers: Sequence[int]) -> Tensor:
+    """Maps uint8 [b n h w] drawn from the exact distribution: the best reachable answer."""
+    picks = [
+        np.random.default_rng([seed, i, 2]).choice(len(p), n, p=p / p.sum())
+        for i, p in zip(numbers, probabilities.numpy(), strict=True)
+    ]
+    return torch.stack([of_image[torch.from_numpy(pick)] for of_image, pick in zip(modes, picks, strict=True)])
+
+
+def mode_scores(maps: Tensor, modes: Tensor, probabilities: Tensor, k: int, ignore: int | None) -> dict[str, Tensor]:
+    """How the samples [b n h w] spread over the modes of their images, each [b]."""
+    nearest = nearest_modes(maps, modes, k, ignore)
+    return {
+        "mode_total_variation": mode_total_variation(nearest.frequencies(), probabilities),
+        "missed_mass": missed_mass(nearest.frequencies(), probabilities),
+        "off_mode_share": nearest.off_share(),
+    }
 
 
 def evaluate(
@@ -220,7 +241,7 @@ def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
             result[f"ece_{name}"] = float(counts.error())
             several = len(np.unique(groups)) > 1
             result[f"ece_{name}_interval"] = (
-                list(bootstrap_totals_interval(scores.bins[name], groups, _calibration_errors)) if several else None
+                list(bootstrap_totals_interval(scores.bins[name], groups, calibration_errors)) if several else None
             )
         else:
             confidence, frequency = counts.curve()
@@ -231,17 +252,10 @@ def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
                 "pixels": counts.counts[used].tolist(),
             }
     result["baselines"] = {
-        name: {key: _mean(values[key]) for key in values if key in ("ged", "hm_iou", "diversity", "distance_to_labels")}
+        name: {key: _mean(values[key]) for key in values if key != "raters_diversity"}
         for name, values in scores.baselines.items()
     }
     return result
-
-
-def _calibration_errors(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Expected calibration errors [draws] of summed bins [draws 3 bins]."""
-    counts, confidence, accuracy = sums[:, 0], sums[:, 1], sums[:, 2]
-    error: NDArray[np.float64] = np.abs(accuracy - confidence).sum(1) / counts.sum(1)
-    return error
 
 
 def examples(

@@ -53,6 +53,9 @@ SCORES = {
     "empty_brier": Score("Brier score of P(empty)", "lower"),
     "brier": Score("Brier score of the mean", "lower"),
     "nll": Score("NLL of the mean, nats", "lower"),
+    "mode_total_variation": Score("mode frequencies, total variation", "lower"),
+    "missed_mass": Score("probability of missed modes", "lower"),
+    "off_mode_share": Score("samples like no mode", "lower"),
 }
 
 
@@ -115,3 +118,10 @@ def averages(values: dict[str, NDArray[np.float64]], groups: NDArray[Any]) -> di
             several = len(np.unique(groups[defined])) > 1  # one patient alone says nothing about others
             result[f"{name}_interval"] = list(bootstrap_interval(each, groups)) if several else None
     return result
+
+
+def calibration_errors(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Expected calibration errors [draws] of summed bins [draws 3 bins]: counts, confidence, accuracy. 0 of nothing."""
+    counts, confidence, accuracy = sums[:, 0], sums[:, 1], sums[:, 2]
+    error: NDArray[np.float64] = np.abs(accuracy - confidence).sum(1) / np.maximum(counts.sum(1), 1)
+    return error

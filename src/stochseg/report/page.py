@@ -30,7 +30,7 @@ from stochseg.report.plots import (
     split_plots,
     training_plots,
 )
-from stochseg.report.table import ROWS, best_trivial, caption, findings, groups, scores_rows, verdict
+from stochseg.report.table import ROWS, best_trivial, caption, findings, groups, more_rows, scores_rows, verdict
 from stochseg.training.log import read_metrics
 
 SAMPLES_ON_PAGE = 8
@@ -114,6 +114,7 @@ def _split(one: Evaluated, classes: list[ClassInfo], pictures: dict[str, Picture
         "findings": findings(result),
         "caption": caption(result),
         "rows": scores_rows(result),
+        "more": more_rows(result),
         "best": ROWS[best] if best else None,
         "ranking": pictures[f"ranking_{split}"],
         "examples": examples,
@@ -121,7 +122,7 @@ def _split(one: Evaluated, classes: list[ClassInfo], pictures: dict[str, Picture
         "classes": [(c.name, color_of(c)) for c in classes[1:]],
         "probability": _gradient(PROBABILITY_COLORS) if len(classes) == 2 else None,
         "entropy": _gradient(ENTROPY_COLORS),
-        "histograms": [pictures[f"{key}_{split}"] for key in SCORES],
+        "histograms": [pictures[f"{key}_{split}"] for key in SCORES if key in one.values],
         "reliability": pictures[f"reliability_{split}"],
         "background": classes[0].name,
         "few": FEW_OBSERVATIONS,

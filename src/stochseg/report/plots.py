@@ -106,7 +106,8 @@ def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
         )
     )
     for key, label in SCORES.items():
-        found.append(_histogram(f"{key}_{split}", key, label, result, values))
+        if key in values:  # a convention may have no matched IoU
+            found.append(_histogram(f"{key}_{split}", key, label, result, values))
     chance = f"P(not {classes[0].name})"
     curves = {"q": result["reliability_q"], "mean of the samples": result["reliability_mean"]}
     found.append(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stochseg.metrics.intervals import bootstrap_interval
+from stochseg.scoring import SCORES
 
 ROWS = {
     "raters": "the raters' own population",
@@ -46,7 +47,24 @@ def scores_table(result: dict[str, Any]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines.insert(1, "-" * len(lines[1]))
+    more = more_rows(result)
+    width = max((len(row[0]) for row in more), default=0)
+    lines += ["", *(f"{title.ljust(width)}  {rest}" for title, rest in more)]
     return "\n".join([caption(result), "", *lines, "", details(result)])
+
+
+def more_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The scores beside the main ones: name with an arrow to the better side, and value with interval."""
+    rows = []
+    for key, score in SCORES.items():
+        if key in COLUMNS or result.get(key) is None:
+            continue
+        arrow = {"higher": " \u2191", "lower": " \u2193", "": ""}[score.better]
+        truth = result["baselines"].get("truth", {}).get(key)
+        notes = [f"undefined for {result['undefined'][key]:,} images"] if key in result["undefined"] else []
+        notes += [f"{ROWS['truth']} {_number(truth)}"] if truth is not None else []
+        rows.append((score.title + arrow, _cell(result, key) + (f"; {', '.join(notes)}" if notes else "")))
+    return rows
 
 
 def caption(result: dict[str, Any]) -> str:
@@ -65,8 +83,7 @@ def groups(result: dict[str, Any]) -> str:
 
 def details(result: dict[str, Any]) -> str:
     return (
-        f"Dice of the mean {_cell(result, 'dice')}; calibration error of q {_cell(result, 'ece_q', 4)}, of the samples' "
-        f"mean {_cell(result, 'ece_mean', 4)}; diversity of the raters {_number(result.get('raters_diversity'))}; "
+        f"Calibration error of q {_cell(result, 'ece_q', 4)}, of the samples' mean {_cell(result, 'ece_mean', 4)}; "
         f"{result['seconds']:.1f} s"
     )
 

@@ -1,0 +1,346 @@
+"""Predictions of any program, in folders, against labels: the scores of `evaluate` without a model or a store."""
+
+import csv
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stochseg.data.predictions import MapFolder, MapSet, check_agree, open_folders
+from stochseg.data.store import MISSING_RATER
+from stochseg.errors import InputError
+from stochseg.metrics.conventions import Convention, Flip, check_classes, get_convention
+from stochseg.metrics.intervals import bootstrap_totals_interval, paired_test
+from stochseg.metrics.marginals import class_frequencies
+from stochseg.metrics.reliability import reliability_counts
+from stochseg.progress import track
+from stochseg.scoring import averages, calibration_errors, more_scores, score_maps
+
+Floats = NDArray[np.float64]
+
+BATCH = 32
+BYTES_AT_ONCE = 2**28
+"""Most bytes of maps that wait for a batch of their size."""
+OF_LABELS = ("raters_diversity",)
+"""Scores of the labels alone, the same for every method."""
+NAMED = 3
+"""Images that a message names of many."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One folder of samples: how many samples an image has, its scores [N] by name, nan where one is undefined, and
+    bins [N 3 bins], what each image adds to the sums of the calibration error (None where that is not scored)."""
+
+    folder: Path
+    samples: int
+    values: dict[str, Floats]
+    bins: Floats | None
+
+
+class Row(NamedTuple):
+    """One image in wait for its batch: number, labels, and the samples of each folder."""
+
+    number: int
+    labels: MapSet
+    samples: list[MapSet]
+
+
+def score(
+    samples: str | Path | Sequence[str | Path],
+    labels: str | Path,
+    classes: int,
+    convention: str = "car",
+    out: str | Path | None = None,
+    ignore: int | None = None,
+    flips: list[tuple[int, int, float]] | None = None,
+    groups: str | Path | None = None,
+    on_missing: Literal["error", "skip"] = "error",
+) -> dict[str, Any]:
+    """Score folders of samples against a folder of labels; returns what it writes to OUT, per-image values beside it.
+
+    Two folders of samples are compared on the same images. docs/score.md describes the layouts that are read. Raises
+    InputError for files that cannot be scored, naming them.
+
+    Args:
+        samples: folder of samples, IMAGE.npy [n h w], IMAGE/*.png, ...; two folders are compared.
+        labels: folder of labels, IMAGE.npy [r h w], IMAGE/*.png, ...
+        classes: number of classes, the background 0 included.
+        convention: how scores are counted: car, ccdm, phiseg, ...; an unknown name lists all.
+        out: JSON file to write; values of every image go beside it as .npz.
+        ignore: class id whose pixels, where a label holds it, are left out.
+        flips: [[from, to, probability], ...], classes of the labels that flip independently of each other.
+        groups: CSV file with the columns image and group (such as patients), to draw whole groups for intervals.
+        on_missing: images that have samples or labels only: error, or skip and count them.
+    """
+    start = time.monotonic()
+    folders = [Path(folder) for folder in ([samples] if isinstance(samples, str | Path) else samples)]
+    if len(folders) not in (1, 2):
+        raise InputError(f"{len(folders)} folders of samples; give one --samples, or two to compare them")
+    labels = Path(labels)
+    check_classes(classes, ignore)
+    rule = get_convention(convention, flips is not None)
+    file = None if out is None else _checked_out(Path(out), [*folders, labels])
+    ours, theirs = open_folders(folders, labels, classes)
+    names, skipped = _in_all([*ours, theirs], on_missing)
+    of_image, group_name = _groups(names, theirs, groups)
+    raters = max(theirs.count(name) for name in names)
+    scored, missing = _score_all(names, ours, theirs, raters, rule, ignore, flips)
+    result: dict[str, Any] = {
+        "images": len(names),
+        "groups": len(np.unique(of_image)),
+        "group_name": group_name,
+        "skipped": len(skipped),
+        "skipped_images": skipped,
+        "labels_folder": str(labels),
+        "raters_per_image": raters,
+        "missing_raters": missing,
+        "convention": rule.name,
+        "classes": classes,
+        "ignore": ignore,
+        "flips": None if flips is None else [[*flip] for flip in flips],
+    }
+    arrays: dict[str, NDArray[Any]] = {"ids": np.array(names), "groups": of_image}
+    if len(scored) == 1:
+        result = _summary(scored[0], of_image) | result
+        arrays |= scored[0].values
+    else:
+        for letter, one in zip("ab", scored):
+            result[letter] = _summary(one, of_image)
+            arrays |= {f"{letter}_{key}": values for key, values in one.values.items()}
+        result["difference"] = _differences(scored[0], scored[1], of_image)
+    result["seconds"] = time.monotonic() - start
+    if file is not None:
+        _write(file, result, arrays)
+    return result
+
+
+def _checked_out(file: Path, folders: Sequence[Path]) -> Path:
+    if file.is_dir() or file.suffix.lower() != ".json":
+        raise InputError(f"--out {file}: must be a .json file; the values of every image go beside it as .npz")
+    for folder in folders:
+        if file.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"--out {file}: lies in {folder}, whose files are read as maps; write it elsewhere")
+    return file
+
+
+def _in_all(folders: Sequence[MapFolder], on_missing: str) -> tuple[list[str], list[str]]:
+    """Images that all folders hold, and those that only some do; the latter are an error unless they may be skipped."""
+    if on_missing not in ("error", "skip"):
+        raise InputError(f"on_missing is '{on_missing}'; choose 'error' or 'skip'")
+    everywhere = {name: None for folder in folders for name in folder.images}
+    skipped = [name for name in everywhere if not all(name in folder.images for folder in folders)]
+    names = [name for name in everywhere if all(name in folder.images for folder in folders)]
+    if skipped and (on_missing == "error" or not names):
+        lacking = next(folder for folder in folders if any(name not in folder.images for name in skipped))
+        images = [name for name in skipped if name not in lacking.images]
+        holder = next(folder for folder in folders if images[0] in folder.images)
+        cure = "add them, or leave these images out with --on_missing skip" if names else "name both alike"
+        if any(
+            folder.images[name].slice is not None for folder in folders for name in skipped if name in folder.images
+        ):
+            cure += " (NIfTI: the third axis is slices, NAME:000 on; n maps of one image are [h w 1 n])"
+        raise InputError(
+            f"{lacking.path}: no {lacking.role} of {_some(images)}, which {holder.path} has, in all {len(images)} of "
+            f"{len(everywhere)} images; {cure}"
+        )
+    return names, skipped
+
+
+def _groups(names: Sequence[str], labels: MapFolder, file: str | Path | None) -> tuple[NDArray[Any], str]:
+    """The group of each image and what groups are called: from a CSV, else volumes where there are, else images."""
+    own = [labels.images[name].group for name in names]
+    if file is None:
+        return np.array(own), "image" if own == list(names) else "volume"
+    try:
+        with Path(file).open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: cannot be read as CSV ({error}); give a text file image,group") from error
+    if not {"image", "group"} <= set(columns):
+        raise InputError(
+            f"{file}: its first line is {','.join(columns) or 'empty'}; it must name the columns image,group"
+        )
+    table: dict[str, str] = {}
+    for row in rows:
+        image, group = row["image"], row["group"]
+        if not group or table.setdefault(image, group) != group:
+            raise InputError(f"{file}: image {image} has {'two groups' if group else 'no group'}; give it one")
+    unknown = [name for name, volume in zip(names, own) if name not in table and volume not in table]
+    if unknown:
+        raise InputError(
+            f"{file}: no group of {_some(unknown)}, {len(unknown)} in all; add a line image,group for each"
+        )
+    return np.array([table.get(name) or table[volume] for name, volume in zip(names, own)]), "group"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _score_all(
+    names: Sequence[str],
+    ours: Sequence[MapFolder],
+    theirs: MapFolder,
+    raters: int,
+    rule: Convention,
+    ignore: int | None,
+    flips: Sequence[Flip] | None,
+) -> tuple[list[Scored], int]:
+    """What each folder scores, and how many label maps are missing of `raters` for every image."""
+    found: list[defaultdict[str, Floats]] = [defaultdict(lambda: np.full(len(names), np.nan)) for _ in ours]
+    bins: list[dict[int, Floats]] = [{} for _ in ours]
+    sizes = [0 for _ in ours]
+    missing = 0
+    for rows in _batches(track(_read(names, ours, theirs), len(names), "scoring")):
+        numbers = [row.number for row in rows]
+        labels = torch.from_numpy(np.stack([_padded(row.labels.maps, raters) for row in rows]))
+        missing += int((labels.flatten(2).amin(2) == MISSING_RATER).sum())
+        for m, sets in enumerate(zip(*(row.samples for row in rows), strict=True)):
+            maps = torch.from_numpy(np.stack([one.maps for one in sets]))
+            weights = _weights(sets)
+            values = score_maps(maps, labels, theirs.classes, rule, ignore, flips, weights)
+            if flips is None and weights is None:  # the others count every map once
+                values |= more_scores(maps, labels, theirs.classes, ignore)
+                bins[m].update(zip(numbers, _calibration_sums(maps, labels, theirs.classes, ignore)))
+            for key, value in values.items():
+                found[m][key][numbers] = value.double().cpu().numpy()
+            sizes[m] = maps.shape[1]
+    scored = [
+        Scored(folder.path, n, dict(values), np.stack([sums[i] for i in range(len(names))]) if sums else None)
+        for folder, n, values, sums in zip(ours, sizes, found, bins)
+    ]
+    return scored, missing
+
+
+def _read(names: Sequence[str], ours: Sequence[MapFolder], theirs: MapFolder) -> Iterator[Row]:
+    """Every image with its maps; InputError where samples and labels do not fit together."""
+    first: list[MapSet] = []
+    for number, name in enumerate(names):
+        labels = theirs.read(name)
+        samples = [folder.read(name) for folder in ours]
+        first = first or samples
+        if labels.weights is not None:
+            raise InputError(
+                f"{labels.where}: weights of labels are not counted; leave them out, or repeat maps that weigh more"
+            )
+        if (labels.maps == MISSING_RATER).all():
+            raise InputError(f"{labels.where}: every map is of a missing rater; leave the image out")
+        for one, other in zip(samples, first):
+            check_agree(one, labels)
+            if len(one.maps) != len(other.maps):
+                raise InputError(
+                    f"{one.where}: {len(one.maps)} samples, {other.where} has {len(other.maps)}; scores compare only "
+                    "for one number of samples an image: draw as many for each"
+                )
+            if (one.weights is None) != (other.weights is None):
+                raise InputError(f"one of {one.where} and {other.where} has weights; give them for all images, or none")
+        yield Row(number, labels, samples)
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Rows whose maps have one size together; never more in wait than one batch, whatever sizes come."""
+    waiting: defaultdict[tuple[int, ...], list[Row]] = defaultdict(list)
+    held = size = 0
+    for row in rows:
+        waiting[row.labels.maps.shape[1:]].append(row)
+        held += 1
+        size += sum(one.maps.nbytes for one in (row.labels, *row.samples))
+        if held >= BATCH or size >= BYTES_AT_ONCE:
+            full = waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
+            held -= len(full)
+            size -= sum(one.maps.nbytes for row in full for one in (row.labels, *row.samples))
+            yield full
+    yield from waiting.values()
+
+
+def _padded(maps: NDArray[np.uint8], raters: int) -> NDArray[np.uint8]:
+    return np.concatenate([maps, np.full((raters - len(maps), *maps.shape[1:]), MISSING_RATER, np.uint8)])
+
+
+def _weights(sets: Sequence[MapSet]) -> Tensor | None:
+    """Weights [b n] where the files of any image hold some; without, all maps of an image weigh the same."""
+    if all(one.weights is None for one in sets):
+        return None
+    return torch.from_numpy(np.stack([np.ones(len(s.maps)) if s.weights is None else s.weights for s in sets]))
+
+
+def _calibration_sums(maps: Tensor, labels: Tensor, classes: int, ignore: int | None) -> Floats:
+    sums = reliability_counts(class_frequencies(maps, classes), labels, ignore=ignore, per_image=True)
+    return torch.stack([sums.counts, sums.confidence, sums.accuracy], 1).double().cpu().numpy()  # [b 3 bins]
+
+
+def _summary(scored: Scored, groups: NDArray[Any]) -> dict[str, Any]:
+    """Means, intervals over groups, and how many images have no value, as plain numbers."""
+    result: dict[str, Any] = {"samples_folder": str(scored.folder), "samples": scored.samples}
+    result |= averages(scored.values, groups)
+    if scored.bins is not None:
+        error = _calibration_error(scored.bins)
+        several = len(np.unique(groups)) > 1 and error is not None
+        interval = bootstrap_totals_interval(scored.bins, groups, calibration_errors) if several else None
+        result |= {"ece_mean": error, "ece_mean_interval": interval and list(interval)}
+    return result
+
+
+def _differences(a: Scored, b: Scored, groups: NDArray[Any]) -> dict[str, dict[str, Any]]:
+    """For each score both means over the images where both have a value, a minus b, its interval and p-value."""
+    result: dict[str, dict[str, Any]] = {}
+    for name in [name for name in a.values if name in b.values and name not in OF_LABELS]:
+        ours, theirs = a.values[name], b.values[name]
+        both = ~np.isnan(ours - theirs)
+        entry: dict[str, Any] = {"images": int(both.sum()), "undefined": int((~both).sum())}
+        if both.any():
+            entry |= _two(float(ours[both].mean()), float(theirs[both].mean()))
+        if len(np.unique(groups[both])) > 1:
+            test = paired_test(ours, theirs, groups)
+            entry |= {"interval": [test.low, test.high], "p_value": test.p_value}
+        result[name] = entry
+    if a.bins is not None and b.bins is not None:
+        first, second = _calibration_error(a.bins), _calibration_error(b.bins)
+        entry = {"images": len(groups), "undefined": 0}
+        if first is not None and second is not None:
+            entry |= _two(first, second)
+            if len(np.unique(groups)) > 1:
+                low, high = bootstrap_totals_interval(np.stack([a.bins, b.bins], 1), groups, _difference_of_errors)
+                entry |= {"interval": [low, high]}
+        result["ece_mean"] = entry
+    return result
+
+
+def _two(a: float, b: float) -> dict[str, float]:
+    return {"a": a, "b": b, "difference": a - b}
+
+
+def _calibration_error(bins: Floats) -> float | None:
+    """Of all images, from their bins [N 3 bins]; None where no pixel counts."""
+    total = bins.sum(0)
+    return float(calibration_errors(total[None])[0]) if total[0].any() else None
+
+
+def _difference_of_errors(sums: Floats) -> Floats:
+    """Of summed bins [draws 2 3 bins] the first's calibration error minus the second's, [draws]."""
+    return calibration_errors(sums[:, 0]) - calibration_errors(sums[:, 1])
+
+
+def _write(file: Path, result: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    """Both files whole or not at all: each is written beside its place and moved."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".npz")
+    partial = beside.with_name(f"{beside.name}.partial")
+    with partial.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    os.replace(partial, beside)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(result, indent=1, allow_nan=False))
+    os.replace(partial, file)
