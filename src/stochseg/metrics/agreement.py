@@ -124,7 +124,7 @@ def combined_sensitivity(
         hit, marked = (each.sum((1, 2)).to(pixels.dtype) for each in (ours & theirs, theirs))
         nothing = torch.where(ours.flatten(1).amax(1) > 0, empty, torch.ones_like(hit))
         found.append(torch.where(marked > 0, hit / marked, nothing))
-    return torch.stack(found).nanmean(0).where(pixels > 0, torch.nan)
+    return torch.stack(found, 1).nanmean(1).where(pixels > 0, torch.nan)
 
 
 def diversity_agreement(
@@ -161,7 +161,7 @@ def diversity_agreement(
     for c in ids:
         ours, theirs = (_extremes(_spread(maps, c, spread, pixels), members) for maps, members in sets)
         gaps.append((ours - theirs).abs().mean(0))
-    return (1 - torch.stack(gaps).mean(0)).where(pixels > 0, torch.nan)
+    return (1 - torch.stack(gaps, 1).mean(1)).where(pixels > 0, torch.nan)
 
 
 def collective_insight(

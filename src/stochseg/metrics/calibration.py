@@ -47,7 +47,7 @@ def brier_score(probabilities: Tensor, labels: Tensor, ignore: int | None = None
     votes = votes_for(probabilities, labels, ignore).to(exact_dtype(probabilities.device))
     p = probabilities.detach().to(votes.dtype)
     loss = votes.sum(1) * (p.square().sum(1) + 1) - 2 * (votes * p).sum(1)
-    return loss.sum((1, 2)) / votes.sum((1, 2, 3))
+    return loss.sum(2).sum(1) / votes.sum((1, 2, 3))
 
 
 def negative_log_likelihood(
@@ -67,7 +67,7 @@ def negative_log_likelihood(
     """
     votes = votes_for(probabilities, labels, ignore).to(exact_dtype(probabilities.device))
     log_p = probabilities.detach().to(votes.dtype).clamp(min=floor).log()
-    return -(votes * log_p).sum((1, 2, 3)) / votes.sum((1, 2, 3))
+    return -(votes * log_p).sum(3).sum(2).sum(1) / votes.sum((1, 2, 3))
 
 
 def soft_dice(
@@ -104,7 +104,7 @@ def soft_dice(
         scores.append((2 * both / areas).where(areas > 0, 1.0))
     if not scores:
         raise InputError("soft_dice got no thresholds; give at least one")
-    return torch.stack(scores).mean(0).mean(1)
+    return torch.stack(scores, 2).mean((1, 2))
 
 
 def dice_of_mean(samples: Tensor, labels: Tensor, classes: int = 2, ignore: int | None = None) -> Tensor:

@@ -4,10 +4,11 @@ Each class is a thin shell over a function of this package, which its docstring 
 means, what the arguments are and which errors they raise. `compute` is the mean over all images whose score is defined,
 `undefined` says how many were not, and `per_image` returns the values that intervals and paired tests take.
 
-The values of all images are kept (8 bytes each), gathered from all processes and added up without rounding, so the
-result is the same to the last bit whatever the order of the images, their batches and the number of processes. Give
-each process its own images, such as every `world_size`-th: torch's DistributedSampler repeats some to deal out equally
-many, and what comes twice counts twice. A process may have fewer images than another, or none; all must call `compute`.
+The values of all images are kept (8 bytes each), gathered from all processes and added up without rounding, so on the
+CPU the result is the same to the last bit whatever the order of the images, their batches and the number of processes.
+Give each process its own images, such as every `world_size`-th: torch's DistributedSampler repeats some to deal out
+equally many, and what comes twice counts twice. A process may have fewer images than another, or none; all must call
+`compute`.
 """
 
 import math

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from stochseg.errors import InputError
-from stochseg.metrics.inputs import as_uint8, check_labels, exact_dtype
+from stochseg.metrics.inputs import MISSING, as_uint8, check_labels, exact_dtype
 from stochseg.metrics.marginals import SUM_TOLERANCE, class_frequencies
 
 BELOW_ONE = 1 - 1e-7
@@ -33,9 +33,9 @@ def coverage_order(samples: Tensor, q: Tensor) -> Tensor:
     the two do not fit.
 
     >>> samples = torch.tensor([[[[1, 1, 0]], [[1, 0, 0]], [[1, 0, 0]]]])  # one image, three samples of 1 x 3 pixels
-    >>> q = torch.tensor([[[[0.0, 0.5, 0.75]], [[1.0, 0.5, 0.25]]]])
+    >>> q = torch.tensor([[[[0.25, 0.5, 0.75]], [[0.75, 0.5, 0.25]]]])
     >>> coverage_order(samples, q)[0, 1].tolist()  # in 3, 1 and 0 of the samples
-    [[1.0, 0.375, 0.0625]]
+    [[0.9375, 0.375, 0.0625]]
     """
     if not isinstance(q, Tensor) or not q.is_floating_point() or q.ndim != 4:
         raise InputError("q must be a float tensor [b k h w], as model.probabilities gives it")
@@ -90,16 +90,13 @@ def covering_levels(order: Tensor, labels: Tensor, share: float = 1.0, ignore: i
         raise InputError(f"share is {share}; give the part of an outline that must be inside, above 0 and at most 1")
     check_labels(labels, k)
     maps = labels.flatten(2)  # [b r p]
-    used = (
-        (maps != ignore).all(1, keepdim=True) if ignore is not None else torch.ones_like(maps[:, :1], dtype=torch.bool)
-    )
+    if ignore is not None:
+        maps = maps.masked_fill((maps == ignore).any(1, keepdim=True), MISSING)
     levels = order.new_full((b, maps.shape[1], k), math.nan)
     for c in range(k):
-        if c == ignore:
-            continue
-        inside = (maps == c) & used
+        inside = maps == c
         area = inside.sum(2)  # [b r]
-        spare = (area * (1 - share) + 1e-9).long()  # pixels that may stay outside
+        spare = (area.to(exact_dtype(area.device)) * (1 - share) + 1e-9).long()  # pixels that may stay outside
         places = order[:, c].flatten(1)[:, None].where(inside, math.inf)
         level = places.sort(2).values.gather(2, spare[..., None])[..., 0] if share < 1 else places.amin(2)
         levels[..., c] = level.where(area > 0, math.nan)

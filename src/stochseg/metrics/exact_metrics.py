@@ -101,7 +101,6 @@ class PerImageMetric(ExactMetric):
             return self._values(state)
 
     def reset(self) -> None:
-        setattr(self, self._state, [])  # emptied in place, it would be so for all who share it in a MetricCollection
         super().reset()
         self.undefined = 0
 

@@ -90,7 +90,7 @@ def normalized_cross_correlation(
     theirs = -log_mean.gather(1, labels.masked_fill(~present[:, :, None, None], 0).long())  # [b r h w]
     keep = None if ignore is None else ~(labels == ignore).any(1, keepdim=True)
     ours, theirs = _unit(ours[:, None], keep), _unit(theirs, keep)
-    scores = (theirs @ ours.mT).squeeze(2)  # [b r], nan where a map is constant
+    scores = _total(ours * theirs).flatten(1)  # [b r], nan where a map is constant
     return scores.where(present, torch.nan).nanmean(1)
 
 
@@ -100,18 +100,19 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def _unit(maps: Tensor, keep: Tensor | None) -> Tensor:
-    """Maps [b m h w] less their mean over the pixels to keep, at length 1: [b m p]; all nan where nothing varies."""
-    maps = maps.flatten(2)
+    """Maps [b m h w] less their mean over the pixels to keep, at length 1; all nan where nothing varies."""
     if keep is None:
-        mean = maps.mean(2, keepdim=True)
-        off = maps - mean
-    else:
-        keep = keep.flatten(2)
-        mean = maps.where(keep, 0.0).sum(2, keepdim=True) / keep.sum(2, keepdim=True)
-        off = (maps - mean).where(keep, 0.0)
-    varies = off.amax(2, keepdim=True) - off.amin(2, keepdim=True) > CONSTANT * mean.abs()
-    length: Tensor = torch.linalg.vector_norm(off, dim=2, keepdim=True)
+        keep = torch.ones_like(maps[:, :1], dtype=torch.bool)
+    mean = _total(maps.where(keep, 0.0)) / keep.sum((2, 3), keepdim=True)
+    off = (maps - mean).where(keep, 0.0)
+    varies = off.amax((2, 3), keepdim=True) - off.amin((2, 3), keepdim=True) > CONSTANT * mean.abs()
+    length = _total(off.square()).sqrt()
     return off / length.where(varies, torch.nan)
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sum over pixels of [b m h w], row by row: torch divides a sum to a single number among threads."""
+    return values.sum(3, keepdim=True).sum(2, keepdim=True)
 
 
 def _is_soft(samples: Tensor) -> bool:
