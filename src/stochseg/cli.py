@@ -126,6 +126,35 @@ def evaluate(given: list[str]) -> int:
     return SUCCESS
 
 
+def sample(given: list[str]) -> int:
+    from stochseg.sample_files import sample_files as call
+
+    parser = _parser("stochseg sample", "Draw samples of images in files: maps, mean, entropy, areas, a sheet of each.")
+    parser.add_argument("run", type=Path, help="run directory or exported model")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files, folders or patterns: PNG, JPEG, TIFF, NPY"
+    )
+    parser.add_function_arguments(call, skip={"run", "images"})
+    flags = _parse(parser, given)
+    done = call(**flags)
+    say(f"sampled {len(done.written)} images into {flags['out']}; look at IMAGE/sheet.png")
+    return SKIPPED if done.skipped else SUCCESS
+
+
+def calibrate(given: list[str]) -> int:
+    from stochseg.calibrate import calibrate as call
+    from stochseg.report.calibration import calibration_text
+
+    parser = _parser(
+        "stochseg calibrate",
+        "Fit temperatures of q, and sets of pixels that cover a new rater's outline as often as asked.",
+    )
+    parser.add_argument("run", type=Path, help="run directory or exported model")
+    parser.add_function_arguments(call, skip={"run", "calibration"})
+    print(calibration_text(call(**_parse(parser, given))))
+    return SUCCESS
+
+
 def score(given: list[str]) -> int:
     from stochseg.report.score_table import score_table
     from stochseg.score import score as call
@@ -215,6 +244,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "prepare": (prepare, "make a store of source files"),
     "train": (train, "train on a store"),
     "evaluate": (evaluate, "score a run on a split of a store"),
+    "sample": (sample, "draw samples of images in files"),
+    "calibrate": (calibrate, "temperatures of q, and sets that cover a new rater's outline"),
     "score": (score, "score predictions of any program, in folders"),
     "report": (report, "figures and one page of a run"),
 }

@@ -211,6 +211,7 @@ def evaluate(
         "seconds": seconds,
         "seed": seed,
         "precision": str(resolve_precision(precision, model.device)).removeprefix("torch."),
+        "temperature": model.temperature,
         "limit": limit,
         "group_name": store.group_name,
         "store": store.path.name,

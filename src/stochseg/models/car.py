@@ -16,8 +16,10 @@ from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementCo
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.models.build import build_calibration, build_discriminator, build_refinement
+from stochseg.models.calibrated import Calibrated, Coverage, forget_calibrated, read_calibrated
 from stochseg.models.interfaces import RefinementNet
 from stochseg.models.precision import autocast, resolve_precision
+from stochseg.models.temperature import check_temperature, temper
 from stochseg.sampling.sample import decode_in_chunks
 
 FORMAT = "stochseg-model"
@@ -70,6 +72,26 @@ class CAR:
         self.networks = nn.ModuleDict(nets).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks.eval()
         self.precision = precision
+        self.calibrated: Calibrated | None = None
+
+    @property
+    def temperature(self) -> tuple[float, ...] | None:
+        """One a class, applied to log q wherever q is used, in sampling too; None is 1. Fitted by `stochseg calibrate`.
+
+        Setting it forgets the coverage levels, which were fitted with the one before. Raises InputError for another
+        number of them than classes, or one not above 0.
+        """
+        return self.calibrated.temperature if self.calibrated else None
+
+    @temperature.setter
+    def temperature(self, temperature: Sequence[float] | None) -> None:
+        checked = None if temperature is None else check_temperature(temperature, len(self.classes))
+        self.calibrated = None if checked is None else Calibrated(checked)
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """What `coverage_sets` goes by; None where `stochseg calibrate` has not run."""
+        return self.calibrated.coverage if self.calibrated else None
 
     @property
     def calibration(self) -> nn.Module:
@@ -110,7 +132,9 @@ class CAR:
         self.networks.eval()
         with self._autocast():
             logits: Tensor = self.calibration(x)
-        return logits.float().softmax(1)
+        if self.temperature is None:
+            return logits.float().softmax(1)
+        return temper(logits.float().log_softmax(1), self.temperature)
 
     @torch.no_grad()
     def refine(self, images: Tensor, q: Tensor, z: Tensor) -> Tensor:
@@ -144,6 +168,22 @@ class CAR:
         with self._autocast():
             return decode_in_chunks(self.refinement, x, q, z.to(self.device))
 
+    def coverage_sets(self, maps: Tensor, q: Tensor) -> Tensor:
+        """The pixels that hold a new rater's outline of each class with the calibrated probability: bool [b k h w].
+
+        maps: [b n h w] from `sample`, of which the first `coverage.samples` are used; q: [b k h w] from
+        `probabilities`. The whole image for a class without a level, such as the background. Raises InputError where
+        the model is not calibrated or there are fewer maps.
+        """
+        from stochseg.metrics.coverage import coverage_order, coverage_sets
+
+        if self.coverage is None:
+            raise InputError("this model holds no coverage levels; run `stochseg calibrate` on it first")
+        n = self.coverage.samples
+        if maps.ndim != 4 or maps.shape[1] < n:
+            raise InputError(f"maps of shape {list(maps.shape)}: the coverage levels hold for {n} samples; draw {n}")
+        return coverage_sets(coverage_order(maps[:, :n], q), self.coverage.levels)
+
     @torch.no_grad()
     def score(self, images: Tensor, maps: Tensor) -> Tensor:
         """The discriminator's probability, float32 [b n], that each of the maps [b n h w] is a rater's."""
@@ -158,15 +198,18 @@ class CAR:
         return probability(logit.float()).view(b, n)
 
     def save(self, folder: str | Path, card: str = "") -> None:
-        """Write model.safetensors, config.json and the card README.md: all that `load` needs."""
+        """Write model.safetensors, config.json, the card README.md and what it was calibrated to: all that `load` needs."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.networks.state_dict().items()}
+        forget_calibrated(folder)
         save_file(state, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(self.facts(), indent=1))
         (folder / "README.md").write_text(card or "A stochseg model. Load with `stochseg.CAR.load(folder)`.\n")
+        if self.calibrated:
+            self.calibrated.write(folder)
 
     def configs(self) -> dict[str, Any]:
         """The configs of the networks that were built from one, by name."""
@@ -227,6 +270,7 @@ class CAR:
                 f"{file}: damaged or of another version ({error}); copy or train the model again"
             ) from error
         load_weights(model.networks, folder / "model.safetensors")
+        model.calibrated = read_calibrated(folder, len(model.classes))
         return model.to(device)
 
     def as_input(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:

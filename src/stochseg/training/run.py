@@ -14,6 +14,7 @@ from stochseg.data.batches import check_crop
 from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import get_convention
+from stochseg.models.calibrated import forget_calibrated
 from stochseg.models.car import CAR, load_weights
 from stochseg.models.precision import resolve_device
 from stochseg.presets import flatten, load_config
@@ -67,6 +68,7 @@ def train(
     if resume_state and read_numbers(run / "checkpoint")["store"] != store.fingerprint:
         raise InputError(f"--data {store.path}: not the store that {run} was trained on; give that one, or start anew")
     _write_config(run, settings, resume)
+    trained.calibrated = None  # what was measured of a model before does not hold for the weights to come
     say(f"{'resuming' if resume else 'training'} in {run}: {len(split)} images, {describe(trained)}")
     run_training(trained, store, run, settings, resume_state)
     if model is not None:
@@ -108,7 +110,10 @@ def describe(model: CAR) -> str:
 
 
 def keep_model(model: CAR, run: Path, step: int, images: int, values: dict[str, float]) -> None:
-    """Put the model into RUN/model, each file whole: config.json never changes in a run, the weights are replaced."""
+    """Put the model into RUN/model, each file whole: config.json never changes in a run, the weights are replaced.
+
+    What `stochseg calibrate` measured of the weights before goes with them: it does not hold for these.
+    """
     folder = run / "model"
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "model.safetensors.partial"
@@ -119,6 +124,7 @@ def keep_model(model: CAR, run: Path, step: int, images: int, values: dict[str, 
     ):
         (folder / f"{name}.partial").write_text(text)
         os.replace(folder / f"{name}.partial", folder / name)
+    forget_calibrated(folder)
     os.replace(partial, folder / "model.safetensors")
 
 

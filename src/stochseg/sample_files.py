@@ -1,0 +1,147 @@
+"""Samples for images that lie in files: what the command `stochseg sample` does."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stochseg.data.image_files import list_images, read_image
+from stochseg.errors import InputError
+from stochseg.metrics import class_frequencies
+from stochseg.models.car import CAR
+from stochseg.models.precision import resolve_device, resolve_precision
+from stochseg.progress import say, track
+from stochseg.sampling.sample import latents
+from stochseg.sampling.write import Sampled, is_written, write_sampled
+
+
+@dataclass(frozen=True)
+class SampledFiles:
+    """written: a folder an image; skipped: the images that could not be read."""
+
+    written: list[Path]
+    skipped: list[Path]
+
+
+def sample_files(
+    run: str | Path,
+    images: Sequence[str | Path],
+    out: str | Path,
+    samples: int = 16,
+    seed: int = 0,
+    precision: str = "auto",
+    device: str = "auto",
+    overwrite: bool = False,
+) -> SampledFiles:
+    """Draw samples of images in files and write OUT/IMAGE/ for each, IMAGE being the file's name without its suffix.
+
+    A sample depends on the seed, the pixels of its image and its own number alone: not on the file's name, nor on what
+    else is sampled. An image that cannot be read is named and left out; InputError where none can, where two images
+    would share a folder, and where a folder is there already.
+
+    Args:
+        run: run directory or exported model.
+        images: image files, folders or patterns; PNG, JPEG, TIFF or NPY, grey or colour.
+        out: where the folders go.
+        samples: samples of an image.
+        seed: of the samples.
+        precision: auto, float32 or bfloat16.
+        device: auto, cpu, cuda, ...
+        overwrite: replace what an earlier call left of these images.
+    """
+    run, out = Path(run), Path(out)
+    for flag, value, least in (("samples", samples, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"--{flag} {value}: must be at least {least}")
+    folders = _folders(list_images(images), out, overwrite)
+    model = CAR.load(run, precision, resolve_device(device))
+    written: list[Path] = []
+    failed: dict[Path, InputError] = {}
+    for file, folder in track(folders.items(), len(folders), "sampling"):
+        try:
+            image = read_image(file, model.channels)
+        except InputError as error:
+            failed[file] = error
+            continue
+        _sample_one(model, run, file, image, folder, samples, seed)
+        written.append(folder)
+    if not written:
+        raise next(iter(failed.values()))
+    for reason in failed.values():
+        say(f"left out: {reason}")
+    return SampledFiles(written, list(failed))
+
+
+def image_number(image: Tensor) -> int:
+    """The number that stands for an image [c h w] in `latents`: the start of the sha256 of its shape and pixels."""
+    pixels = image.to(torch.float32).contiguous().numpy()
+    digest = hashlib.sha256(f"{list(image.shape)} ".encode() + pixels.astype("<f4").tobytes()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def _sample_one(model: CAR, run: Path, file: Path, image: Tensor, folder: Path, samples: int, seed: int) -> None:
+    number = image_number(image)
+    drawn = max(samples, model.coverage.samples if model.coverage else 0)  # the levels hold for their own number
+    z = latents(seed, [number], drawn, model.latent)
+    maps = model.sample(image[None], z=z)
+    q = model.probabilities(image[None])
+    covered = model.coverage_sets(maps, q)[0].cpu().numpy() if model.coverage else None
+    maps = maps[:, :samples]
+    facts: dict[str, Any] = {
+        "image": str(file),
+        "size": list(image.shape[1:]),
+        "samples": samples,
+        "seed": seed,
+        "image_number": number,
+        "model": str(run),
+        "precision": str(resolve_precision(model.precision, model.device)).removeprefix("torch."),
+        "temperature": model.temperature and list(model.temperature),
+        "coverage": None,
+    }
+    name, notes = "", [f"{samples} samples, seed {seed}, model {run}"]
+    if model.coverage:
+        c = model.coverage
+        facts["coverage"] = {
+            "probability": c.probability,
+            "share": c.share,
+            "samples": c.samples,
+            "levels": {info.name: level for info, level in zip(model.classes, c.levels)},
+        }
+        name = f"{100 * c.probability:g} % coverage"
+        part = "the whole" if c.share == 1 else f"{100 * c.share:g} %"
+        notes.append(f"{name}: holds {part} of a new rater's outline with this probability")
+    result = Sampled(
+        ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy(),
+        maps[0].cpu().numpy(),
+        q[0].cpu().numpy(),
+        class_frequencies(maps, len(model.classes))[0].cpu().numpy(),
+        covered,
+        name,
+        notes,
+    )
+    write_sampled(folder, result, model.classes, folder.name, facts)
+
+
+def _folders(files: Sequence[Path], out: Path, overwrite: bool) -> dict[Path, Path]:
+    """The folder of each file; InputError where two files share one, or one would be overwritten."""
+    folders: dict[Path, Path] = {}
+    owner: dict[str, Path] = {}
+    for file in files:
+        if file in folders:
+            continue  # named twice, once in its folder
+        folder = out / file.stem
+        other = owner.setdefault(file.stem.casefold(), file)  # some file systems know no small letters
+        if other is not file:
+            raise InputError(
+                f"{other} and {file} would both be written to {folder}; sample them into two --out folders"
+            )
+        if folder.exists() and not (overwrite and is_written(folder)):
+            if overwrite:
+                raise InputError(f"{folder}: was not written by `stochseg sample`, so --overwrite leaves it alone")
+            raise InputError(f"{folder}: exists already; choose another --out, or pass --overwrite")
+        folders[file] = folder
+    return folders

@@ -1,0 +1,117 @@
+"""What `stochseg sample` leaves of one image: a folder that appears when it is whole.
+
+    samples.npz     maps uint8 [n h w]
+    marginals.npz   q, mean float32 [k h w]: of the calibration network, and of the samples; coverage bool [k h w]
+    mean.png        P(not background), white for 1; for more than two classes their colours mixed by probability
+    entropy.png     of the mean, white where all classes are alike
+    coverage.png    the coverage sets (calibrated models)
+    sheet.png       all of it in one picture, with words
+    summary.json    areas, P(present), seed, samples, model
+
+Pictures have the image's own size, the sheet aside.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stochseg.data.store import ClassInfo
+from stochseg.report.panels import normalised_entropy, overlay
+from stochseg.report.sheet import possible, save_sheet
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """All there is of one image.
+
+    image: uint8 [c h w]; maps: uint8 [n h w]; q, mean: float [k h w]; coverage: bool [k h w], None where the model is
+    not calibrated; coverage_name: what the sets are called in pictures; notes: lines of text on the sheet.
+    """
+
+    image: NDArray[np.uint8]
+    maps: NDArray[np.uint8]
+    q: NDArray[np.floating]
+    mean: NDArray[np.floating]
+    coverage: NDArray[np.bool_] | None
+    coverage_name: str
+    notes: Sequence[str] = ()
+
+
+def write_sampled(
+    folder: Path, sampled: Sampled, classes: Sequence[ClassInfo], title: str, facts: Mapping[str, Any]
+) -> None:
+    """Write the folder, in place of an earlier one of this kind; facts: what summary.json holds beside areas."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        _fill(partial, sampled, classes, title, facts)
+        partial.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a folder is one of these, so that it may be replaced."""
+    return (folder / SUMMARY).is_file() and (folder / "samples.npz").is_file()
+
+
+def area_facts(maps: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """For each class: P(present), the part of samples that hold it, and quantiles of its area over samples, in pixels."""
+    facts: dict[str, Any] = {}
+    for number, info in enumerate(classes):
+        areas = (maps == number).sum((1, 2))
+        facts[info.name] = {
+            "present": float((areas > 0).mean()),
+            "area_mean": float(areas.mean()),
+            "area_quantiles": {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(areas, QUANTILES))},
+        }
+    return facts
+
+
+def _fill(folder: Path, sampled: Sampled, classes: Sequence[ClassInfo], title: str, facts: Mapping[str, Any]) -> None:
+    s = sampled
+    np.savez_compressed(folder / "samples.npz", maps=s.maps)
+    marginals: dict[str, NDArray[Any]] = {"q": s.q.astype(np.float32), "mean": s.mean.astype(np.float32)}
+    if s.coverage is not None:
+        marginals["coverage"] = s.coverage
+        Image.fromarray(_coverage_picture(s.image, s.coverage, classes)).save(folder / "coverage.png")
+    np.savez_compressed(folder / "marginals.npz", **marginals)  # type: ignore[arg-type]
+    Image.fromarray(_mean_picture(s.mean, classes)).save(folder / "mean.png")
+    Image.fromarray((255 * normalised_entropy(s.mean)).round().astype(np.uint8)).save(folder / "entropy.png")
+    save_sheet(folder / "sheet.png", title, s.image, s.maps, s.coverage, s.coverage_name, classes, s.notes)
+    areas = {"classes": area_facts(s.maps, classes)}
+    if s.coverage is not None:
+        areas["coverage_area"] = {info.name: int(rows.sum()) for info, rows in zip(classes, s.coverage)}
+    (folder / SUMMARY).write_text(json.dumps({**facts, **areas}, indent=1))
+
+
+def _mean_picture(mean: NDArray[np.floating], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
+    if len(classes) == 2:
+        shown = 255 * (1 - mean[0].astype(np.float64))
+    else:
+        shown = np.einsum("khw,kc->hwc", mean.astype(np.float64), np.array([c.color for c in classes], np.float64))
+    return np.asarray(shown.clip(0, 255).round(), np.uint8)
+
+
+def _coverage_picture(
+    image: NDArray[np.uint8], sets: NDArray[np.bool_], classes: Sequence[ClassInfo]
+) -> NDArray[np.uint8]:
+    """For two classes the set over the image; for more the colours of the classes that may be there, mixed."""
+    if len(classes) == 2:
+        return overlay(image.transpose(1, 2, 0), sets[1].astype(np.uint8), classes, opacity=0.3)
+    return _mean_picture(possible(sets), classes)
