@@ -39,7 +39,7 @@ def max_dice(
 
         D_max = mean over present raters y of  max over samples s of Dice(s, y)
 
-    CIMD (arXiv 2304.04745) and D-Persona (arXiv 2403.17743). over: "raters" as in the equation; "samples" the other
+    CIMD (arXiv 2304.04745) and D-Persona (arXiv 2403.13417). over: "raters" as in the equation; "samples" the other
     way round, the mean over samples of the best Dice with any rater, which asks that no sample is far from them all;
     "both" the mean of the two. D-Persona's code computes all three, so ask which one a table shows. absent: what a class
     that neither map of a pair holds counts as, 1.0 or 0.0, or "left out" of the pair; a pair that holds no class at

@@ -1,16 +1,17 @@
-"""docs/scores.md says what examples/scores.py computes now, and names what there is."""
+"""docs/metrics.md says what examples/scores.py computes now, and names what there is."""
 
 import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from stochseg import metrics
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/scores.md").read_text()
+PAGE = (ROOT / "docs/metrics.md").read_text()
 BLOCK = re.compile(r"<!-- table: (\w+) -->\n\n(.*?)\n\n", re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.\d+")
 LARGEST_PICTURE = 150_000
@@ -18,6 +19,7 @@ LARGEST_PICTURE = 150_000
 
 @pytest.fixture(scope="module")
 def printed():
+    torch.set_num_threads(1)  # before any test does
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "examples")
         scores = import_module("scores")
