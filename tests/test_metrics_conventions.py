@@ -323,8 +323,11 @@ def test_what_cannot_be_scored_says_why(options, message):
 
 
 def test_matching_without_weights_says_so():
+    label = torch.ones(1, 1, 3, 4, dtype=torch.uint8)
+    with pytest.raises(InputError, match="modes of classes that flip have probabilities"):
+        metrics.hungarian_iou(label, label, CLASSES, "ccdm", flips=FLIPS)
     maps = drawn_maps(0, 2, 2)[None]
-    with pytest.raises(InputError, match="has no weights; take the convention 'mose'"):
+    with pytest.raises(InputError, match="knows no weights; take the convention 'mose'"):
         metrics.hungarian_iou(maps, maps, sample_weights=torch.tensor([1.0, 2.0]))
 
 
@@ -360,3 +363,136 @@ def test_masks_of_two_classes_may_be_bool():
 def test_what_is_not_one_hot_says_why(maps, message):
     with pytest.raises(InputError, match=message):
         metrics.generalized_energy_distance(maps, torch.zeros(1, 2, 3, 3, dtype=torch.uint8), 3)
+
+
+# What a review found, each once
+
+
+def test_weights_of_another_length_are_refused():
+    samples, labels = drawn_maps(1, 4, 2)[None], drawn_maps(2, 2, 2)[None]
+    for weights in ({"sample_weights": torch.ones(7)}, {"label_weights": torch.ones(9)}):
+        for score in (metrics.generalized_energy_distance, metrics.hungarian_iou):
+            with pytest.raises(InputError, match="_weights have shape"):
+                score(samples, labels, convention="mose", **weights)
+    with pytest.raises(InputError, match=r"give \[24\] or \[1, 24\]"):
+        metrics.generalized_energy_distance(
+            drawn_maps(3, 24, 2)[None], labels, convention="ssn", sample_weights=torch.ones(21)
+        )
+
+
+def test_weights_may_be_lists_and_carry_no_gradient():
+    samples, labels = drawn_maps(1, 2, 2)[None], drawn_maps(2, 2, 2)[None]
+    tensor = torch.tensor([1.0, 3.0], requires_grad=True)
+    for score in (metrics.generalized_energy_distance, metrics.hungarian_iou):
+        found = score(samples, labels, convention="mose", sample_weights=tensor)
+        assert not found.requires_grad
+        torch.testing.assert_close(found, score(samples, labels, convention="mose", sample_weights=[1, 3]))
+
+
+def test_flips_have_no_other_label_weights():
+    label = torch.ones(1, 1, 3, 4, dtype=torch.uint8)
+    with pytest.raises(InputError, match="label_weights: with flips"):
+        metrics.hungarian_iou(label, label, CLASSES, "mose", flips=FLIPS, label_weights=torch.ones(4))
+
+
+def test_many_flips_are_scored_without_their_modes():
+    flips = [(i, 20 + i, 0.3) for i in range(1, 19)]
+    label = torch.arange(1, 19, dtype=torch.uint8).view(1, 1, 3, 6)
+    parts = metrics.energy_distance_parts(label, label, 40, "mose", flips=flips)
+    assert 0 < parts.ged.item() < 1
+    with pytest.raises(InputError, match="18 flips have"):
+        metrics.hungarian_iou(label, label, 40, "mose", flips=flips)
+
+
+def test_ssn_with_flips_takes_the_first_20_samples():
+    label, samples = drawn_maps(1, 1, CLASSES, empty=0)[None], drawn_maps(2, 24, CLASSES)[None]
+    found = metrics.energy_distance_parts(samples, label, CLASSES, "ssn", flips=FLIPS)
+    torch.testing.assert_close(
+        found, metrics.energy_distance_parts(samples[:, :20], label, CLASSES, "phiseg", flips=FLIPS)
+    )
+
+
+def test_rectangular_matching_leaves_missing_raters_out():
+    samples, labels = drawn_maps(1, 3, 2)[None], drawn_maps(2, 4, 2)[None]
+    gone = labels.clone()
+    gone[:, [0, 2]] = 255
+    found = metrics.hungarian_iou(samples, gone, convention="flow-ssn")
+    torch.testing.assert_close(found, metrics.hungarian_iou(samples, labels[:, [1, 3]], convention="flow-ssn"))
+
+
+def test_a_large_common_multiple_is_transported():
+    """97 and 31 repeat to 3,007: the same score as optimal transport, in no time."""
+    samples, labels = drawn_maps(1, 97, 2)[None], drawn_maps(2, 31, 2)[None]
+    found = metrics.hungarian_iou(samples, labels, convention="ccdm").item()
+    table = metrics.pairwise_iou(samples, labels)[0].numpy()
+    rule = get_convention("mose")
+    ours, theirs = [(1.0, s) for s in samples[0]], [(1.0, y) for y in labels[0]]
+    assert table.shape == (97, 31)
+    assert found == pytest.approx(slow_matched(ours, theirs, rule, [1], set()), abs=1e-9)
+
+
+def test_the_raters_line_of_flips_and_of_few_samples():
+    label = drawn_maps(11, 1, CLASSES, empty=0, size=(8, 8))[None]
+    d_yy = metrics.energy_distance_parts(label, label, CLASSES, "kohl", IGNORE, flips=FLIPS).d_yy
+    torch.testing.assert_close(metrics.raters_reference(label, 8, CLASSES, "kohl", IGNORE, flips=FLIPS).ged, d_yy / 8)
+    labels = drawn_maps(12, 4, 2)[None]
+    most = metrics.raters_reference(labels, 20, convention="phiseg").ged
+    torch.testing.assert_close(metrics.raters_reference(labels, 50, convention="ssn").ged, most)
+
+
+def test_the_raters_line_where_empty_maps_are_apart():
+    """d-persona: two empty raters have distance 1, to themselves too, so draws from them score 0."""
+    empty = torch.zeros(1, 4, 3, 3, dtype=torch.uint8)
+    ged, hm_iou = metrics.raters_reference(empty, 16, convention="d-persona")
+    assert ged.tolist() == [0.0]
+    assert hm_iou.tolist() == [1.0]  # matched by Dice, where two empty maps agree
+
+
+def test_pooling_one_sample_has_no_diversity():
+    samples, labels = drawn_maps(1, 1, 2)[None], drawn_maps(2, 2, 2)[None]
+    assert metrics.energy_distance_parts(samples, labels, convention="values").diversity.isnan().all()
+
+
+def test_only_the_class_that_another_turns_into_may_count():
+    label = torch.ones(1, 1, 3, 4, dtype=torch.uint8)  # class 1 alone, which becomes 3 in a quarter of the modes
+    rule = replace(get_convention("kohl"), counted=(3,))
+    found = metrics.energy_distance_parts(label, label, CLASSES, rule, flips=FLIPS)
+    assert found.d_ys.item() == pytest.approx(0.25)
+    assert found.d_yy.item() == pytest.approx(2 * 0.25 * 0.75)
+
+
+def test_a_missing_map_has_no_similarity():
+    a, b = drawn_maps(1, 2, 2)[None], drawn_maps(2, 2, 2)[None]
+    b[:, 1] = 255
+    found = metrics.pairwise_iou(a, b)
+    assert found.isnan().tolist() == [[[False, True], [False, True]]]
+    torch.testing.assert_close(found[:, :, :1], metrics.pairwise_iou(a, b[:, :1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32])
+def test_ids_of_16_bit_images_are_taken(dtype):
+    maps = drawn_maps(1, 2, 2)[None]
+    same = metrics.generalized_energy_distance(maps.to(dtype), maps)
+    torch.testing.assert_close(same, metrics.generalized_energy_distance(maps, maps))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: metrics.HungarianIoU(convention="phiseg"),
+        lambda: metrics.GeneralizedEnergyDistance(25, "kohl"),
+        lambda: metrics.GeneralizedEnergyDistance(6, "values", flips=FLIPS),
+        lambda: metrics.GeneralizedEnergyDistance(statistic="W"),
+        lambda: metrics.NormalizedCrossCorrelation(floor=2.0),
+    ],
+)
+def test_classes_refuse_what_cannot_be_scored_at_once(made):
+    with pytest.raises(InputError):
+        made()
+
+
+def test_a_floor_that_is_no_probability_is_refused():
+    q, label = torch.full((1, 2, 1, 1), 0.5), torch.ones(1, 1, 1, 1, dtype=torch.uint8)
+    for floor in (0.0, 2.0):
+        with pytest.raises(InputError, match="floor is"):
+            metrics.negative_log_likelihood(q, label, floor=floor)

@@ -221,3 +221,10 @@ def test_totals_and_groups_that_do_not_fit_say_why():
         bootstrap_totals_interval(totals, ["a", "b"], lambda sums: sums[:, 0])
     with pytest.raises(InputError, match="level is 95"):
         bootstrap_totals_interval(totals, ["a", "b", "c"], lambda sums: sums[:, 0], level=95)
+
+
+def test_what_is_not_finite_has_no_interval():
+    with pytest.raises(InputError, match="infinity"):
+        bootstrap_interval([1.0, np.inf, 2.0], ["a", "b", "c"])
+    with pytest.raises(InputError, match="not finite"):
+        bootstrap_totals_interval(np.array([[1.0], [np.nan]]), ["a", "b"], lambda sums: sums[:, 0])

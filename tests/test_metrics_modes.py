@@ -287,7 +287,7 @@ def test_weights_of_samples_count_as_repeats():
         ([(1, 7, 0.5)], "class 7; with classes=7 it is one of 0 to 6"),
         ([(-1, 2, 0.5)], "class -1"),
         ([(1, 6, 0.5)], "the ignored one"),
-        ([(1, 1, 0.5)], r"flips\[0\] has class 1, as flips\[0\] has"),
+        ([(1, 1, 0.5)], r"flips\[0\] is \(1, 1, 0.5\); from and to are the same class"),
         ([(1, 2, 0.5), (2, 3, 0.5)], r"flips\[1\] has class 2, as flips\[0\] has"),
         ([(1, 2, 1.5)], "probability 1.5"),
         ([(1, 2, float("nan"))], "probability nan"),

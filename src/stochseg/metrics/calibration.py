@@ -65,6 +65,8 @@ def negative_log_likelihood(
     >>> round(negative_log_likelihood(q, torch.tensor([[[[1]]]])).item(), 4)  # log 2
     0.6931
     """
+    if not 0 < floor < 1:
+        raise InputError(f"floor is {floor}; give a probability above 0 and below 1, such as 1e-6")
     votes = votes_for(probabilities, labels, ignore).to(exact_dtype(probabilities.device))
     log_p = probabilities.detach().to(votes.dtype).clamp(min=floor).log()
     return -(votes * log_p).sum(3).sum(2).sum(1) / votes.sum((1, 2, 3))

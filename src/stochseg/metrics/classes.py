@@ -12,7 +12,7 @@ equally many, and what comes twice counts twice. A process may have fewer images
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import torch
@@ -36,7 +36,7 @@ from stochseg.metrics.calibration import (
     negative_log_likelihood,
     soft_dice,
 )
-from stochseg.metrics.conventions import Absent, Convention, Flip, Similarity, Statistic, get_convention
+from stochseg.metrics.conventions import Absent, Convention, Flip, Similarity, Statistic
 from stochseg.metrics.exact_metrics import BinnedMetric, PerImageMetric
 from stochseg.metrics.ged import energy_distance_parts
 from stochseg.metrics.inputs import check_maps
@@ -53,13 +53,22 @@ from stochseg.metrics.reliability import (
 from stochseg.metrics.uncertainty import normalized_cross_correlation
 
 
-class _OfSamples(PerImageMetric):
+class _OfSets(PerImageMetric):
+    """Of samples and labels. Settings that cannot be scored are an error now, and not with the first batch."""
+
+    def __init__(self, function: Callable[..., Tensor], settings: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(function, settings, **kwargs)
+        maps = torch.zeros(1, 2, 1, 1, dtype=torch.uint8)
+        function(maps, maps[:, :1] if settings.get("flips") else maps, **settings)
+
+
+class _OfSamples(_OfSets):
     def update(self, samples: Tensor, labels: Tensor) -> None:
         """samples: integer [b n h w]; labels: integer [b r h w]."""
         self._score(samples, labels)
 
 
-class _OfWeightedSamples(PerImageMetric):
+class _OfWeightedSamples(_OfSets):
     def update(
         self,
         samples: Tensor,
@@ -117,7 +126,6 @@ class _OfEnergyDistance(_OfWeightedSamples):
 def _sets(
     classes: int, convention: str | Convention, ignore: int | None, flips: Sequence[Flip] | None
 ) -> dict[str, Any]:
-    get_convention(convention)  # says now, not with the first batch, that there is none of this name
     flips = None if flips is None else check_flips(flips, classes, ignore)
     return {"classes": classes, "convention": convention, "ignore": ignore, "flips": flips}
 

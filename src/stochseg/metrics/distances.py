@@ -1,7 +1,8 @@
 """Distances between segmentation maps, by exact counts of pixels. All set scores build on these.
 
 Maps are integer class ids: samples [b n h w], labels [b r h w]; see inputs.py for what else is accepted. IoU of class c
-between two maps: |A and B| / |A or B|, A and B being their pixels of class c. Dice: 2 |A and B| / (|A| + |B|).
+between two maps: |A and B| / |A or B|, A and B being their pixels of class c. Dice: 2 |A and B| / (|A| + |B|). Beside
+its input, scoring holds one copy of the maps as uint8 and `ELEMENTS_AT_ONCE` floats, whatever their number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ class SetDistances(NamedTuple):
     """Where the convention pools: weights of the pairs of ys, ss and yy, the sums of their areas."""
     modes: Tensor | None = None
     """Probabilities [2^m] of the modes that `matched` has columns for; None: labels are what raters gave."""
+    drawn: int = 0
+    """Samples given, of which a convention may have taken the first ones."""
     exact: bool = False
     """Whether ys and yy are expectations over an exactly known distribution of labels."""
 
@@ -56,8 +59,8 @@ def pairwise_iou(
     classes: how many there are, all but the background 0 being averaged, or the ids to average, any other value being
     background then. ignore: a class id; a pixel that any map of `b` gives this class is left out of the whole image.
     absent: what a class that neither map of a pair holds counts as, 1.0 or 0.0, or "left out" of the mean (nan where
-    all are absent). Counts are exact, the result is float64 (float32 on MPS, which has no more). Raises InputError
-    for shapes, types or class ids that do not fit.
+    all are absent). Maps of 255 in `b` are missing, their column is nan. Counts are exact, the result is float64 (float32
+    on MPS, which has no more). Raises InputError for shapes, types or class ids that do not fit.
 
     >>> a = torch.tensor([[[[0, 1, 1]]]])  # one image, one map, 1 x 3 pixels
     >>> b = torch.tensor([[[[0, 0, 1]], [[1, 0, 0]]]])  # two maps
@@ -101,6 +104,7 @@ def set_distances(
     convention = get_convention(convention)
     ids = convention.class_ids(classes, ignore)
     samples, labels, present = check_maps(samples, labels, classes)
+    drawn = samples.shape[1]
     samples = samples[:, : convention.most_samples]
     n = samples.shape[1]
     maps = leave_out(torch.cat([samples, labels], 1), labels, ignore)
@@ -112,7 +116,7 @@ def set_distances(
         gauge.add(both, areas)
         if matched is not gauge:
             matched.add(both[:, :n, n:], areas[:, :n, n:])
-        holds |= area[:, n:] > 0
+        holds |= area[:, n:] > 0  # never of a missing rater, whose map holds no class
     d, sizes = 1 - gauge.similarity(identical=1.0), gauge.sizes() if convention.pooled else None
     parts = [(slice(None, n), slice(n, None)), (slice(None, n), slice(None, n)), (slice(n, None), slice(n, None))]
     ys, ss, yy = (d[:, rows, columns] for rows, columns in parts)
@@ -123,8 +127,9 @@ def set_distances(
         yy,
         present,
         similarity,
-        (holds & present).any(1) | (convention.absent != "left out"),
+        holds.any(1) | (convention.absent != "left out"),
         None if sizes is None else tuple(sizes[:, rows, columns] for rows, columns in parts),  # type: ignore[arg-type]
+        drawn=drawn,
     )
 
 
@@ -180,12 +185,13 @@ def leave_out(maps: Tensor, labels: Tensor, ignore: int | None) -> Tensor:
 def _pairwise(
     a: Tensor, b: Tensor, classes: int | Sequence[int], ignore: int | None, absent: Absent, measure: Similarity
 ) -> Tensor:
-    if isinstance(classes, int):
+    if not isinstance(classes, Sequence):
+        classes = int(classes)
         ids = get_convention("car").class_ids(classes, ignore)
-        a, b, _ = check_maps(a, b, classes, names=("a", "b"))
+        a, b, present = check_maps(a, b, classes, names=("a", "b"))
     else:
         ids = tuple(c for c in classes if c != ignore)
-        a, b, _ = check_maps(as_uint8(a, "a"), as_uint8(b, "b"), MISSING + 1, names=("a", "b"))
+        a, b, present = check_maps(as_uint8(a, "a"), as_uint8(b, "b"), MISSING + 1, names=("a", "b"))
     if not ids or min(ids) < 0 or max(ids) >= MISSING:
         raise InputError(f"classes={classes} with ignore={ignore} leaves nothing to score; give ids within 0 to 254")
     a, b = leave_out(a, b, ignore), leave_out(b, b, ignore)
@@ -193,7 +199,7 @@ def _pairwise(
     for c in ids:
         both, area_a, area_b = overlaps(a, b, c)
         gauge.add(both, area_a[:, :, None] + area_b[:, None, :])
-    return gauge.similarity(identical=torch.nan)
+    return gauge.similarity(identical=torch.nan).where(present[:, None], torch.nan)
 
 
 def overlaps(a: Tensor, b: Tensor, c: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,6 +55,7 @@ def flip_distances(
         raise InputError(f"convention '{rule.name}' pools all pairs and knows no flips; take 'car-cityscapes'")
     if rule.matching != "none" and len(flips) > MOST_MATCHED_FLIPS:
         raise InputError(f"{len(flips)} flips have 2^{len(flips)} modes to match; take at most {MOST_MATCHED_FLIPS}")
+    drawn = samples.shape[1]
     samples = samples[:, : rule.most_samples]
     n = samples.shape[1]
     flipped = labels.clone()
@@ -93,6 +94,7 @@ def flip_distances(
         matched=similar,
         defined=holds | (rule.absent != "left out"),
         modes=modes,
+        drawn=drawn,
         exact=True,
     )
 

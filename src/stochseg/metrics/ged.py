@@ -8,6 +8,7 @@ unbiased U statistic: a V number falls as n grows, and only numbers of equal n a
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ class EnergyDistance(NamedTuple):
     """The generalised energy distance of each image and its parts, each float64 [b]."""
 
     ged: Tensor
-    """2 d_ys - d_ss - d_yy. At least 0 with V; around 0 and below it too with U."""
+    """2 d_ys - d_ss - d_yy. At least 0 with V, but for rounding; around 0 and below it too with U."""
     d_ys: Tensor
     """Mean distance between samples and labels: how far off the samples are, spread aside."""
     d_ss: Tensor
@@ -82,9 +83,10 @@ def energy_distance_parts(
     flips: Sequence[Flip] | None = None,
 ) -> EnergyDistance:
     """The generalised energy distance with its parts; arguments and errors as in `generalized_energy_distance`."""
-    rule = get_convention(convention, flips is not None)
+    rule = replace(get_convention(convention, flips is not None), matching="none")  # columns of modes cost 2^m
     distances = set_distances(samples, labels, classes, rule, ignore, flips)
-    return energy_distance_of(distances, statistic or rule.statistic, sample_weights, label_weights)
+    statistic = rule.statistic if statistic is None else statistic
+    return energy_distance_of(distances, statistic, sample_weights, label_weights)
 
 
 def energy_distance_of(
@@ -97,8 +99,8 @@ def energy_distance_of(
     ys, ss, yy, present = distances[:4]
     if statistic not in ("V", "U"):
         raise InputError(f"statistic is '{statistic}'; choose 'V' (self pairs stay) or 'U' (they are left out)")
-    of_samples = set_weights(sample_weights, torch.ones_like(ss[..., 0], dtype=torch.bool), "sample")
-    of_labels = set_weights(label_weights, present, "label")
+    of_samples = sample_weights_of(sample_weights, distances)
+    of_labels = label_weights_of(label_weights, present)
     if statistic == "U" and bool(((of_samples > 0).sum(1) < 2).any()):
         raise InputError("the U statistic leaves self pairs out, and one sample has no other; draw more, or take 'V'")
     if statistic == "U" and not distances.exact and bool(((of_labels > 0).sum(1) < 2).any()):
@@ -130,16 +132,24 @@ def mean_to_itself(distances: Tensor, weights: Tensor, sizes: Tensor | None = No
     return _weighted_mean(distances, torch.diag_embed(weights.to(distances.dtype)), sizes)
 
 
-def set_weights(weights: Tensor | None, present: Tensor, what: str) -> Tensor:
-    """Weights [b m] of the members of each set, 0 for the missing; InputError where a set is left without any."""
-    if weights is not None and weights.shape[-1] > present.shape[1]:
-        weights = weights[..., : present.shape[1]]  # the convention takes the first samples only
-    b, m = present.shape
-    checked = check_weights(weights, b, m, what, present.device)
-    result = present.to(exact_dtype(present.device)) if checked is None else checked * present
-    if bool((result.sum(1) == 0).any()):
+def sample_weights_of(weights: Tensor | None, distances: SetDistances) -> Tensor:
+    """Weights [b n] of the samples that were scored, of weights of all that were given."""
+    b, n = distances.ss.shape[:2]
+    checked = check_weights(weights, b, distances.drawn or n, "sample", distances.ss.device)
+    return _not_all_zero(torch.ones_like(distances.ss[..., 0]) if checked is None else checked[:, :n], "sample")
+
+
+def label_weights_of(weights: Tensor | None, present: Tensor) -> Tensor:
+    """Weights [b r] of the labels, 0 for the missing."""
+    b, r = present.shape
+    checked = check_weights(weights, b, r, "label", present.device)
+    return _not_all_zero(present.to(exact_dtype(present.device)) * (1 if checked is None else checked), "label")
+
+
+def _not_all_zero(weights: Tensor, what: str) -> Tensor:
+    if bool((weights.sum(1) == 0).any()):
         raise InputError(f"{what}_weights of an image are all 0; give at least one map of each image a weight")
-    return result
+    return weights
 
 
 def _weighted_mean(distances: Tensor, pairs: Tensor, sizes: Tensor | None) -> Tensor:

@@ -5,6 +5,8 @@ per class, [b n k h w]. A label map filled with 255 (one-hot: nowhere any class)
 image.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -65,16 +67,20 @@ def as_uint8(maps: Tensor, what: str, classes: int | None = None) -> Tensor:
         raise InputError(f"{what} have shape {list(maps.shape)}; give [images, maps, height, width], none of them 0")
     if maps.dtype in (torch.uint8, torch.bool):
         return maps.to(torch.uint8)
+    if maps.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        maps = maps.to(torch.int64)  # torch knows few operations of these types
     if int(maps.amin()) < 0 or int(maps.amax()) > MISSING:
         raise InputError(f"{what} hold ids {int(maps.amin())} to {int(maps.amax())}; class ids lie in 0 to 254")
     return maps.to(torch.uint8)
 
 
-def check_weights(weights: Tensor | None, b: int, m: int, what: str, device: torch.device) -> Tensor | None:
+def check_weights(
+    weights: Tensor | Sequence[float] | None, b: int, m: int, what: str, device: torch.device
+) -> Tensor | None:
     """Weights [m] or [b m] as exact [b m], or None as it is; InputError where they are not fit to weigh with."""
     if weights is None:
         return None
-    weights = torch.as_tensor(weights).to(device, exact_dtype(device))
+    weights = torch.as_tensor(weights).detach().to(device, exact_dtype(device))
     if weights.shape not in ((m,), (b, m)):
         raise InputError(f"{what}_weights have shape {list(weights.shape)}; give [{m}] or [{b}, {m}], one a map")
     if not bool(torch.isfinite(weights).all()) or float(weights.min()) < 0:

@@ -90,6 +90,8 @@ def bootstrap_totals_interval(
     """
     if len(totals) != len(groups):
         raise InputError(f"{len(totals)} totals and {len(groups)} groups; give one group a total, N each")
+    if not np.isfinite(totals).all():
+        raise InputError("totals hold values that are not finite; give what each image adds, 0 where it adds nothing")
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     _check(len(names), level, draws)
     by_group = np.zeros((len(names), totals[0].size))
@@ -187,6 +189,8 @@ def _by_group(
         raise InputError(
             f"values have shape {numbers.shape} and groups {names.shape}; give one group a value, [N] each"
         )
+    if np.isinf(numbers).any():
+        raise InputError("values hold infinity, which has no mean; leave such images out as nan and count them")
     defined = ~np.isnan(numbers)
     numbers = numbers[defined]
     _, index = np.unique(names[defined], return_inverse=True)

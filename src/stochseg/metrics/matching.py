@@ -22,9 +22,11 @@ from torch import Tensor
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import Convention, Flip, Matching, get_convention
 from stochseg.metrics.distances import SetDistances, set_distances
-from stochseg.metrics.ged import set_weights
+from stochseg.metrics.ged import label_weights_of, sample_weights_of
 
 Array = NDArray[np.float64]
+MOST_REPEATED = 512
+"""Repeated samples and labels up to which they are assigned; of more, the equal optimal transport is cheaper."""
 
 
 def hungarian_iou(
@@ -43,9 +45,10 @@ def hungarian_iou(
     repeated n / r times, and InputError is raised where r does not divide n; "ccdm" repeats labels and samples both to
     the least common multiple. An image with missing raters is matched with those present, to the least common
     multiple of their number and n under either: the same as "car" wherever their number divides n. "flow-ssn" and
-    "d-persona" pair the best min(n, r) samples alone. "mose" takes weights, [n] or [b n] and [r] or [b r], and flips,
-    as in `generalized_energy_distance`: the labels are then all 2^m modes with their probabilities. InputError for
-    conventions whose source has no matched IoU. nan where a convention that leaves absent classes out finds none.
+    "d-persona" pair the best min(n, r) samples alone, the latter by Dice, and its score is a Dice. "mose" takes
+    weights, [n] or [b n] and [r] or [b r], and flips, as in `generalized_energy_distance`: the labels are then all 2^m
+    modes with their probabilities. InputError for conventions whose source has no matched IoU. nan where a convention
+    that leaves absent classes out finds none in an image's labels.
 
     >>> samples = torch.tensor([[[[0, 1]], [[0, 1]]]])  # one image, two samples of 1 x 2 pixels
     >>> labels = torch.tensor([[[[0, 1]], [[0, 0]]]])
@@ -54,7 +57,8 @@ def hungarian_iou(
     """
     rule = get_convention(convention, flips is not None)
     if rule.matching == "none":
-        raise InputError(f"convention '{rule.name}' has no matched IoU, its source gives none; take 'ccdm' or 'mose'")
+        others = "'mose'" if flips is not None else "'ccdm' or 'mose'"
+        raise InputError(f"convention '{rule.name}' has no matched IoU, its source gives none; take {others}")
     distances = set_distances(samples, labels, classes, rule, ignore, flips)
     return hungarian_iou_of(distances, rule.matching, sample_weights, label_weights)
 
@@ -69,16 +73,22 @@ def hungarian_iou_of(
     matched, present = distances.matched, distances.present
     if matching != "transport":
         if sample_weights is not None or label_weights is not None:
-            raise InputError(f"matching '{matching}' has no weights; take the convention 'mose', optimal transport")
+            raise InputError(f"matching '{matching}' knows no weights; take the convention 'mose', optimal transport")
         if distances.exact:
-            raise InputError(f"matching '{matching}' has no weights, and modes have; take the convention 'mose'")
+            raise InputError(
+                f"matching '{matching}' knows no weights, and the modes of classes that flip have probabilities; take "
+                "the convention 'mose', or 'car-cityscapes', which matches nothing"
+            )
     if distances.modes is not None:
+        if label_weights is not None:
+            raise InputError(
+                "label_weights: with flips the labels are all modes, whose weights are their probabilities"
+            )
         present = present.expand(len(present), len(distances.modes))
         label_weights = distances.modes
     check_counts(matched.shape[1], matched.shape[2], matching)
-    all_samples = torch.ones_like(matched[..., 0], dtype=torch.bool)
-    rows = set_weights(sample_weights, all_samples, "sample").cpu().numpy()
-    columns = set_weights(label_weights, present, "label").cpu().numpy()
+    rows = sample_weights_of(sample_weights, distances).cpu().numpy()
+    columns = label_weights_of(label_weights, present).cpu().numpy()
     best = [best_of_image(one, u, v, matching) for one, u, v in zip(matched.cpu().numpy(), rows, columns, strict=True)]
     found = torch.tensor(best, dtype=matched.dtype, device=matched.device)
     return found.where(distances.defined, torch.nan)
@@ -109,6 +119,8 @@ def best_mean(similarity: Array) -> float:
     """Highest mean similarity of a one-to-one pairing of the rows [n] and columns [r], both repeated to lcm(n, r)."""
     n, r = similarity.shape
     size = math.lcm(n, r)
+    if size > MOST_REPEATED:
+        return _transport(similarity, np.full(n, 1 / n), np.full(r, 1 / r))  # the same optimum
     return _assignment(similarity.repeat(size // n, axis=0).repeat(size // r, axis=1))
 
 

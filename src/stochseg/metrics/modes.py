@@ -237,6 +237,8 @@ def check_flips(flips: Sequence[Any], classes: int, ignore: int | None = None) -
                 raise ValueError
         except (TypeError, ValueError, IndexError):
             raise InputError(f"flips[{i}] is {row}; give (from, to, probability), two class ids and a number") from None
+        if source == target:
+            raise InputError(f"flips[{i}] is {row}; from and to are the same class, give two different ones")
         for c in (source, target):
             if not 0 <= c < classes:
                 raise InputError(f"flips[{i}] has class {c}; with classes={classes} it is one of 0 to {classes - 1}")

@@ -1,6 +1,7 @@
 """What the raters themselves would score: the line that a model that equals them would reach."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -60,9 +61,11 @@ def raters_reference(
     if n < 1:
         raise InputError(f"n is {n}; give the number of samples whose score is asked for, at least 1")
     rule = get_convention(convention, flips is not None)
+    n = min(n, rule.most_samples or n)
+    rule = replace(rule, most_samples=None)
     labels = as_uint8(labels, "labels", classes)
     missing = labels.flatten(2).amin(-1) == MISSING
-    stand_in = labels.masked_fill(missing[:, :, None, None], 0)[:, : rule.most_samples]  # labels in the samples' place
+    stand_in = labels.masked_fill(missing[:, :, None, None], 0)  # labels in the samples' place
     distances = set_distances(stand_in, labels, classes, rule, ignore, flips)
     yy, present = distances.yy, distances.present
     if distances.exact:
