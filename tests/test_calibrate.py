@@ -289,7 +289,10 @@ def missing(store: Path) -> int:
         ({"share": 0.0}, "--share 0.0: must be above 0"),
         ({"samples": 0}, "--samples 0"),
         ({"split": "test"}, "no split 'test'; this store holds train, val"),
-        ({"coverage": 0.99, "temperature": False, "samples": 2}, "--coverage 0.99: no class got a level"),
+        (
+            {"coverage": 0.99, "temperature": False, "samples": 2},
+            r"--coverage 0.99: takes 99 groups, .*: lesion is outlined in 15 groups .*; ask for at most 0.937$",
+        ),
         ({"limit": 2, "split": "train", "samples": 2, "temperature": False}, "no class got a level"),
     ],
 )
@@ -300,6 +303,46 @@ def test_what_cannot_be_done_is_said_in_one_line(
         calibrate(trained, store, **arguments)
     assert "\n" not in str(caught.value)
     assert not (trained / "model" / NAME).exists()
+
+
+def test_what_was_kept_and_where_is_said(run: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrate(run, store, samples=2, temperature=False, limit=60)
+    first = capsys.readouterr().err
+    assert str(run / "model" / NAME) in first
+    assert "earlier" not in first
+    assert "--split val: the model was chosen on it" in first
+    calibrate(run, store, samples=2, temperature=False, limit=60)
+    assert "in place of an earlier calibration" in capsys.readouterr().err
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("select: ged", "select: last"))
+    calibrate(run, store, samples=2, temperature=False, limit=60)
+    assert "--split" not in capsys.readouterr().err
+    calibrate(run, store, "train", samples=2, temperature=False, coverage=0.5)
+    assert "--split train: the model was trained on it" in capsys.readouterr().err
+
+
+def test_the_size_that_levels_were_fitted_at_is_kept(run: Path, store: Path) -> None:
+    record = calibrate(run, store, samples=2, temperature=False, limit=60)
+    coverage = CAR.load(run).coverage
+    assert coverage is not None
+    assert coverage.size == (32, 32)
+    assert coverage.holds_for((32, 32))
+    assert not coverage.holds_for((32, 33))
+    assert "on images of 32x32 pixels" in calibration_text(record)
+    facts = json.loads((run / "model" / NAME).read_text())
+    del facts["coverage"]["size"]  # as written before sizes were kept
+    (run / "model" / NAME).write_text(json.dumps(facts))
+    older = CAR.load(run).coverage
+    assert older is not None
+    assert not older.holds_for((32, 32))
+
+
+def test_a_model_that_cannot_be_written_to_is_found_before_the_work(
+    run: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stochseg.calibrate.model_folder", lambda run: run / "config.yaml")
+    with pytest.raises(InputError, match=r"config\.yaml: nothing can be written"):
+        calibrate(run, store, coverage=0.99999)
 
 
 def test_one_patient_or_flips_are_refused(trained: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from stochseg.cli import COMMANDS, SOURCES, main
+from stochseg.metrics.conventions import CONVENTIONS
 
 from .test_training import SMALL, flags
 
@@ -44,6 +45,30 @@ def test_the_help_shows_defaults_and_presets(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "lidc-paper" in out
     assert "Images a step. (type: int, default: 32)" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("command", [*([c] for c in COMMANDS if c != "prepare"), *(["prepare", s] for s in SOURCES)])
+def test_help_names_no_types_of_python(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert not [word for word in ("<class", "Union[", "Optional[", "Literal[", "| null", "Path |") if word in out]
+
+
+def test_help_keeps_choices_and_lists_conventions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "--calibration.net {unet,segnet,convnet}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    listed = out.split("how scores are counted: ")[1].split(";")[0].replace(" or ", ", ").split(", ")
+    assert set(listed) == set(CONVENTIONS)
+    assert "which split of the store. (type: str, default: test)" in out
+
+
+def test_missing_arguments_are_named_as_in_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "missing RUN, IMAGE, --out;" in refused(capsys, "sample")
 
 
 def test_help_loads_nothing_heavy() -> None:

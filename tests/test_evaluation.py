@@ -148,6 +148,49 @@ def test_flips_of_a_store_are_scored_against_all_modes(run: Path, tmp_path: Path
     assert result["baselines"]["all_empty"]["ged"] == pytest.approx(float(wanted.mean()))
 
 
+def test_what_an_evaluation_replaces_is_said(run: Path, tiny_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(run, tiny_store, "val", samples=2)
+    capsys.readouterr()
+    result = evaluate(run, tiny_store, "val", samples=2)
+    assert "replaces" not in capsys.readouterr().err
+    assert "9 images of 3 groups" in scores_table(result)
+    result = evaluate(run, tiny_store, "val", samples=2, limit=4)
+    assert "an evaluation of 4 images with convention car replaces that of 9 with car" in capsys.readouterr().err
+    assert scores_table(result).startswith("4 of 9 images of 3 groups")
+    evaluate(run, tiny_store, "val", samples=2, convention="phiseg")
+    assert "convention phiseg replaces that of 4 with car" in capsys.readouterr().err
+    (run / "evaluation/val.json").write_text("{")
+    evaluate(run, tiny_store, "val", samples=2)
+    assert "replaces" not in capsys.readouterr().err
+
+
+def test_matched_scores_are_called_what_they_are_and_bounds_are_told_as_bounds(run: Path, tiny_store: Path) -> None:
+    result = evaluate(run, tiny_store, "val", samples=2, limit=3)
+    own = result["baselines"]["raters"]["hm_iou"]
+    table = scores_table(result)
+    assert "matched IoU" in table
+    assert f"at least {own:.3f}" in table
+    table = scores_table(evaluate(run, tiny_store, "val", samples=2, limit=3, convention="d-persona"))
+    assert "matched Dice" in table
+    assert "matched IoU" not in table
+    assert "at least" not in table
+
+
+@pytest.mark.parametrize("convention", ["kohl", "car-cityscapes", "mose-cityscapes"])
+def test_conventions_of_flips_take_a_store_with_flips(convention: str, run: Path, tiny_store: Path) -> None:
+    with pytest.raises(
+        InputError, match=f"--convention {convention}: .*flips come from the store, and {tiny_store} has none"
+    ):
+        evaluate(run, tiny_store, "val", convention=convention)
+
+
+def test_a_run_that_cannot_be_written_to_is_found_before_the_work(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    made("film", classes=2, channels=1).save(tmp_path / "run/model")
+    (tmp_path / "run/evaluation").write_text("in the way")
+    with pytest.raises(InputError, match="evaluation: nothing can be written"):
+        evaluate(tmp_path / "run", tiny_store, "val")
+
+
 def test_what_does_not_fit_is_refused(run: Path, tiny_store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no split 'test'.*train, val"):
         evaluate(run, tiny_store)

@@ -1,6 +1,7 @@
 """The report: a page that needs nothing else, holds the numbers of the evaluation, and says what they mean."""
 
 import base64
+import dataclasses
 import io
 import json
 import shutil
@@ -18,10 +19,13 @@ from stochseg.config import CalibrationConfig, RefinementConfig
 from stochseg.data.store import LESION_CLASSES, MISSING_RATER, ClassInfo, StoreWriter, open_store
 from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
+from stochseg.metrics.conventions import CONVENTIONS
+from stochseg.models.calibrated import Calibrated, Coverage
 from stochseg.report.figures import DARK, LIGHT, Plot, histogram
 from stochseg.report.page import write_report
 from stochseg.report.panels import TILE, example_tiles, normalised_entropy, overlay, png_bytes, save_panel
 from stochseg.report.plots import minutes_at, read_evaluations, training_plots
+from stochseg.report.reading import reading_of
 from stochseg.report.table import best_trivial, findings, scores_rows, verdict
 
 NAME = '<b>lesion</b> & "core"'
@@ -253,6 +257,8 @@ def made_result(model: float, raters: float = 0.1, **others: float) -> dict[str,
         "groups": 100,
         "group_name": "city",
         "samples": 16,
+        "raters_per_image": 4,
+        "convention": "car",
         "baselines": baselines,
     }
 
@@ -262,7 +268,7 @@ def made_result(model: float, raters: float = 0.1, **others: float) -> dict[str,
     [
         (-0.2, "than any trivial answer"),
         (0.2, "A trivial answer comes closer"),
-        (0.0, "come no closer to the raters than"),
+        (0.0, "These 100 cities do not tell the model from a trivial answer"),
     ],
 )
 def test_verdict_goes_by_differences_image_by_image(gain: float, words: str) -> None:
@@ -299,8 +305,107 @@ def test_best_trivial_answer_is_low_in_ged_and_high_in_iou() -> None:
 
 def test_table_gives_the_raters_own_diversity() -> None:
     rows = {row[0]: row[1:] for row in scores_rows(made_result(0.2))}
-    assert rows["the raters' own population"] == ["0.100", "", "0.400", "0.400"]
+    assert rows["the raters' own population"] == ["0.100", "-", "0.400", "0.400"]
     assert rows["this model"][0] == "0.200 [0.100, 0.300]"
+
+
+@pytest.mark.parametrize(
+    ("convention", "distance", "matched"),
+    [
+        (
+            "car",
+            "1 − IoU, from 0 (equal) to 1 (nothing in common); two maps that mark nothing count as equal",
+            "each rater 4 times",
+        ),
+        (
+            "car-cityscapes",
+            "as a mean over the classes that flip; a class that neither map holds is left out; the raters are all",
+            None,
+        ),
+        ("ssn", "the first 12 samples", None),
+        ("ccdm", "This is convention ccdm", "each repeated until there are as many of both"),
+        ("mose-cityscapes", "over the classes that flip", "shared among the maps that flips can make"),
+        ("flow-ssn", "1 − IoU", "The best 4 pairs"),
+        (
+            "d-persona",
+            "two maps that mark nothing count as different, even between a map and itself",
+            "have a Dice of 1 here",
+        ),
+        ("values", "one Dice is made of the sums over all pairs", None),
+    ],
+)
+def test_reading_follows_the_convention(
+    convention: str, distance: str, matched: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = CONVENTIONS[convention]
+    if rule.most_samples is not None:
+        monkeypatch.setitem(CONVENTIONS, convention, dataclasses.replace(rule, most_samples=12))
+    flips = [[1, 0, 0.5]] if rule.counted == "flips" else None
+    result = made_result(0.2) | {"convention": convention, "flips": flips}
+    reading = reading_of(result if rule.matching != "none" else result | {"hm_iou": None}, 2)
+    assert distance in reading.distance
+    if matched is None:
+        assert reading.matched is None
+        return
+    assert reading.matched is not None
+    title, text = reading.matched
+    assert matched in text
+    assert title.startswith("Matched Dice" if convention == "d-persona" else "Matched IoU")
+    assert "at least that" not in text  # this result holds no value of the raters
+    result["baselines"]["raters"]["hm_iou"] = 0.5
+    assert ("at least that" in reading_of(result, 2).matched[1]) == (rule.matching != "rectangular")  # type: ignore[index]
+
+
+def test_reading_of_several_classes_tells_of_their_mean() -> None:
+    said = reading_of(made_result(0.2), 5).distance
+    assert "as a mean over the 4 classes but the background; a class that neither map holds counts as equal" in said
+
+
+def test_page_of_another_convention_holds_no_trace_of_the_one_before(
+    run: Path, page: Page, tiny_store: Path, tmp_path: Path
+) -> None:
+    assert "Matched IoU: higher is better" in page.text
+    assert "at least" in page.text
+    other = Path(shutil.copytree(run, tmp_path / "run"))
+    assert (other / "figures" / "hm_iou_val.pdf").is_file()
+    (other / "figures" / "my_own.png").write_bytes(b"mine")
+    evaluate(other, tiny_store, "val", samples=4, limit=6, convention="phiseg")
+    new = Page(write_report(other))
+    assert "Matched IoU: higher is better" not in new.text
+    assert "6 of 9 images of 3 groups" in new.text
+    names = {file.name for file in (other / "figures").iterdir()}
+    assert not {"hm_iou_val.png", "hm_iou_val.pdf"} & names
+    assert {"hm_iou_train.png", "ged_val.pdf", "my_own.png"} <= names
+
+
+def test_page_tells_of_the_calibration(run: Path, page: Page, tmp_path: Path) -> None:
+    assert "Temperatures and coverage" not in page.headings
+    other = Path(shutil.copytree(run, tmp_path / "run"))
+    facts = {"coverage": 0.931, "coverage_interval": [0.89, 0.96], "area": 318.2, "area_share": 0.08}
+    record = {
+        **{"fit": {"images": 45, "groups": 15}, "held_out": {"images": 1, "groups": 1}, "split": "val"},
+        **{"group_name": "patient", "probability": 0.9, "share": 1.0, "samples": 16},
+        "temperature": {"kept": True, "nll": [0.5, 0.25], "nll_change": -0.25, "nll_change_interval": None}
+        | {"ged": [0.3, 0.2], "ged_change": -0.1, "ged_change_interval": [-0.2, 0.1]},
+        "coverage": {NAME: facts | {"union_coverage": None, "union_area": 172.0}},
+    }
+    Calibrated((0.9, 1.25), Coverage((None, 0.1), 16, 0.9, 1.0, (32, 40)), record).write(other / "model")
+    new = Page(write_report(other))
+    assert "Temperatures and coverage" in new.headings
+    for words in (
+        "fitted on 45 images of 15 patients of split val, measured on 1 image of 1 patient held out",
+        f"Temperatures of q: background 0.900, {NAME} 1.250",
+        "likelihood of q from 0.5000 to 0.2500 (-0.25000) and the GED of 16 samples from 0.3000 to 0.2000",
+        "on images of 40x32 pixels, that are to hold the whole of a new rater's outline with probability 0.9",
+        f"{NAME}: they cover 0.931 [0.890, 0.960] of the outlines with 318 pixels (8.0 % of the image)",
+        "The scores of val, train above are without these temperatures: evaluate again.",
+    ):
+        assert words in new.text
+    assert "trained on that split" not in new.text
+    Calibrated(None, None, record | {"split": "train"}).write(other / "model")
+    text = Page(write_report(other)).text
+    assert "trained on that split" in text
+    assert "evaluate again" not in text
 
 
 def test_entropy_is_a_share_of_its_maximum() -> None:

@@ -20,6 +20,7 @@ from stochseg.models.calibrated import Calibrated, Coverage
 from stochseg.models.car import CAR
 from stochseg.sample_files import image_number, sample_files
 from stochseg.sampling.sample import latents
+from stochseg.sampling.write import write_sampled
 
 from .conftest import write_blobs
 
@@ -224,19 +225,20 @@ def test_what_is_no_image_is_named_and_left_out(
 
 
 def test_files_folders_and_patterns(pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("b.png", "a.PNG", "deep/c.png", "notes.txt"):
+    for name in ("b.png", "a.PNG", "deep/c.png", "notes.txt", ".hidden.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         saved(pixels, tmp_path / name) if name != "notes.txt" else (tmp_path / name).write_text("")
     assert [f.name for f in list_images([tmp_path])] == ["a.PNG", "b.png"]
     assert [f.name for f in list_images([tmp_path / "**" / "*.png"])] == ["b.png", "c.png"]
     monkeypatch.chdir(tmp_path)
+    assert list_images([".hidden.png"]) == [Path(".hidden.png")]  # where it is named
     assert list_images(["*/c.png"]) == [Path("deep/c.png")]
     saved(pixels, tmp_path / "odd[1].png")
     assert list_images([tmp_path / "odd[1].png"]) == [tmp_path / "odd[1].png"]  # a name, where there is such a file
     (tmp_path / "bare").mkdir()
     for given, message in (
-        ("nowhere.png", "no such image"),
-        ("*.jpg", "matches no file"),
+        ("nowhere.png", "no such image; look at"),
+        ("*.jpg", "matches no file; give"),
         ("bare", "no image right inside"),
         ("notes.txt", "convert it"),
     ):
@@ -289,6 +291,48 @@ def test_coverage_is_that_of_its_own_number_of_samples(samples: int, pixels: np.
     assert summary["temperature"] == [0.8, 1.2]
     assert summary["coverage"]["levels"] == {"class 0": None, "class 1": 0.7}
     assert summary["coverage_area"]["class 1"] == int(expected[1].sum())
+
+
+def test_coverage_promises_nothing_at_another_size(
+    pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    car = made()
+    car.calibrated = Calibrated(None, Coverage((None, 0.7), 5, 0.9, 1.0, (29, 43)), {})
+    car.save(tmp_path / "model")
+    files = [saved(pixels, tmp_path / "same.png"), saved(pixels.T.copy(), tmp_path / "turned.png")]
+    words: dict[str, str] = {}
+
+    def note(folder: Path, sampled: Any, *others: Any) -> None:
+        words[folder.name] = " ".join([sampled.coverage_name, *sampled.notes])
+        write_sampled(folder, sampled, *others)
+
+    monkeypatch.setattr("stochseg.sample_files.write_sampled", note)
+    same, turned = sample_files(tmp_path / "model", files, tmp_path / "out", samples=5).written
+    err = capsys.readouterr().err
+    assert "fitted at 43x29 pixels: no promise for 1 image of another size (turned.png)" in err
+    assert [json.loads((f / "summary.json").read_text())["coverage"]["promise"] for f in (same, turned)] == [
+        True,
+        False,
+    ]
+    assert "90 % coverage: on average over patients" in words["same"]
+    assert "coverage set: fitted at 43x29, no promise at this size" in words["turned"]
+    assert "90 %" not in words["turned"]
+    sample_files(tmp_path / "model", files[:1], tmp_path / "other")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_place_that_cannot_be_written_to_is_found_first(model: Path, pixels: np.ndarray, tmp_path: Path) -> None:
+    file = saved(pixels, tmp_path / "scan.png")
+    with pytest.raises(InputError, match=f"--out {file / 'out'}: nothing can be written in {file}") as caught:
+        sample_files(model, [file], file / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_run_is_named_as_what_it_is(model: Path, pixels: np.ndarray, tmp_path: Path) -> None:
+    file, store = saved(pixels, tmp_path / "scan.png"), write_blobs(tmp_path / "store", {"val": 3})
+    for run, message in ((model / "model.safetensors", "is a file, no run"), (store, "is a store, no run")):
+        with pytest.raises(InputError, match=message):
+            sample_files(run, [file], tmp_path / "out")
 
 
 def test_several_classes_large_and_tiny_images_and_many_samples(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from stochseg import metrics
 from stochseg.data.predictions import open_folders
 from stochseg.errors import InputError
 from stochseg.report.score_table import score_table
-from stochseg.score import BATCH, score
+from stochseg.scoring.folders import BATCH, score
 
 Maps = dict[str, NDArray[Any]]
 
@@ -374,7 +374,7 @@ def test_one_image_has_no_interval(tmp_path: Path) -> None:
     as_npy(tmp_path / "labels", some_maps(2, images=1, seed=1))
     result = score(tmp_path / "samples", tmp_path / "labels", 2)
     assert result["ged_interval"] is None
-    assert "no intervals" in score_table(result)
+    assert "no intervals: they need at least 2 images" in score_table(result)
 
 
 def test_two_methods_on_the_same_images(tmp_path: Path) -> None:
@@ -517,8 +517,12 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "no npz": ("a.npz", lambda f: f.write_bytes(b"hello"), "cannot be read as NPZ"),
     "cut npz": ("a.npz", lambda f: (npz(f, maps=GOOD), f.write_bytes(f.read_bytes()[:150])), "cannot be read as NPZ"),
     "two arrays": ("a.npz", lambda f: npz(f, x=GOOD, y=GOOD), r"holds the arrays x, y; one array is read"),
-    "weights": ("a.npz", lambda f: npz(f, x=GOOD, weights=[1, 2, 3]), r"weights of shape \[3\] for 2 maps"),
-    "negative weights": ("a.npz", lambda f: npz(f, x=GOOD, weights=[1, -1]), "none negative"),
+    "weights": (
+        "a.npz",
+        lambda f: npz(f, x=GOOD, weights=[1, 2, 3]),
+        r"weights are int64 of shape \[3\]; give one number a map, 2",
+    ),
+    "negative weights": ("a.npz", lambda f: npz(f, x=GOOD, weights=[1, -1]), "weights hold -1; give numbers from 0 up"),
     "class": ("a.npy", lambda f: np.save(f, GOOD + 2), r"holds class 2, --classes 2 takes 0 to 1"),
     "negative": ("a.npy", lambda f: np.save(f, GOOD.astype(int) - 1), "holds class -1"),
     "255": ("a.npy", lambda f: np.save(f, np.eye(4, dtype=np.uint8)[None] * 255), "renumber masks 0/255 to 0/1"),
@@ -528,7 +532,7 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "inf": ("a.npy", lambda f: np.save(f, GOOD + np.inf), "holds class inf"),
     "text": ("a.npy", lambda f: np.save(f, np.array([["a"]])), "array of <U1"),
     "axes": ("a.npy", lambda f: np.save(f, np.zeros((1, 1, 2, 4, 4))), r"shape \[1, 1, 2, 4, 4\]"),
-    "no maps": ("a.npy", lambda f: np.save(f, GOOD[:0]), r"shape \[0, 4, 4\]"),
+    "no maps": ("a.npy", lambda f: np.save(f, GOOD[:0]), r"shape \[0, 4, 4\] holds no pixel"),
     "other classes": ("a.npy", lambda f: np.save(f, np.zeros((2, 3, 4, 4))), r"\[n k h w\] with k = 2 classes"),
     "logits": ("a.npy", lambda f: np.save(f, np.full((2, 2, 4, 4), 1.5)), "do not add up to 1"),
     "one-hot of one map": (
@@ -585,8 +589,8 @@ def test_arguments_that_do_not_fit(tmp_path: Path) -> None:
         ("is not there; give a folder", (tmp_path / "none", labels, 2)),
         ("is no folder", (labels / "a.npy", labels, 2)),
         ("3 folders of samples", ([labels] * 3, labels, 2)),
-        ("classes is 1", (labels, labels, 1)),
-        ("convention 'best' is not known", (labels, labels, 2, "best")),
+        ("--classes 1: give", (labels, labels, 1)),
+        ("--convention best: not known; choose one of car, ", (labels, labels, 2, "best")),
         ("must be a .json file", (labels, labels, 2, "car", tmp_path / "x.txt")),
         ("whose files are read as maps", (labels, labels, 2, "car", labels / "x.json")),
     ):

@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from stochseg.errors import InputError, RunError
     from stochseg.evaluation import evaluate
     from stochseg.models.car import CAR
+    from stochseg.scoring.folders import score
     from stochseg.training.run import train
 
-__all__ = ["CAR", "InputError", "RunError", "__version__", "evaluate", "metrics", "train"]
+__all__ = ["CAR", "InputError", "RunError", "__version__", "evaluate", "metrics", "score", "train"]
 
 _HOMES = {
     "CAR": "stochseg.models.car",
     "InputError": "stochseg.errors",
     "RunError": "stochseg.errors",
     "evaluate": "stochseg.evaluation",
+    "score": "stochseg.scoring.folders",
     "train": "stochseg.training.run",
 }
 

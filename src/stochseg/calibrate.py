@@ -4,6 +4,7 @@ The split is cut in two by group (patient). Everything is fitted on one half and
 what was fitted on the one half, so that the measured numbers are about exactly that.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from yaml import safe_load
 
 from stochseg.data.batches import Batch, centre_crop_for, in_order
 from stochseg.data.splits import split_by_group
@@ -28,12 +30,14 @@ from stochseg.metrics import (
     reliability_counts,
 )
 from stochseg.metrics.coverage import conformal_level, coverage_order, covered_shares, covering_levels
-from stochseg.models.calibrated import Calibrated, Coverage
+from stochseg.models.calibrated import NAME, Calibrated, Coverage
 from stochseg.models.car import CAR, model_folder
 from stochseg.models.precision import resolve_device, resolve_precision
 from stochseg.models.temperature import check_temperature, fit_temperature
 from stochseg.progress import say, track
 from stochseg.sampling.sample import latents
+from stochseg.wording import counted
+from stochseg.writable import check_writable
 
 Values = NDArray[np.float64]
 BATCH = 32
@@ -125,7 +129,7 @@ def calibrate(
         verify: read the whole store first and compare its sha256.
         calibration: the calibration module, where the model was built with one of its own.
     """
-    start = time.monotonic()
+    start, run = time.monotonic(), Path(run)
     for flag, value, least in (("samples", samples, 1), ("limit", limit, 2), ("seed", seed, 0)):
         if value is not None and value < least:
             raise InputError(f"--{flag} {value}: must be at least {least}")
@@ -139,9 +143,13 @@ def calibrate(
         raise InputError(f"{store.path}: has classes that flip at random, which its labels do not show; not supported")
     model = CAR.load(run, precision, resolve_device(device), calibration)
     check_fit(model, store)
-    model.calibrated = None
+    folder = model_folder(run)
+    check_writable(folder, str(folder))
+    _say_of_training(run, split)
+    earlier, model.calibrated = model.calibrated, None
     rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
     crop = centre_crop_for(model.size, chosen)
+    size = (chosen.images.shape[1], chosen.images.shape[2]) if crop is None else (crop, crop)
     fit, held_out = (
         _Images(chosen, half, crop, store.ignore, store.convention, samples, seed)
         for half in _halves(chosen, rows, seed, store.group_name)
@@ -154,6 +162,7 @@ def calibrate(
         "probability": coverage,
         "share": share,
         "samples": samples,
+        "size": list(size),
         "seed": seed,
         "limit": limit,
         "precision": str(resolve_precision(precision, model.device)).removeprefix("torch."),
@@ -163,10 +172,28 @@ def calibrate(
     }
     if temperature:
         record["temperature"] = _choose_temperature(model, fit, held_out)
-    levels, record["coverage"] = _choose_levels(model, fit, held_out, coverage, share)
+    levels, record["coverage"] = _choose_levels(model, fit, held_out, coverage, share, store.group_name)
     record["seconds"] = time.monotonic() - start
-    Calibrated(model.temperature, Coverage(levels, samples, coverage, share), record).write(model_folder(Path(run)))
+    Calibrated(model.temperature, Coverage(levels, samples, coverage, share, size), record).write(folder)
+    say(
+        f"kept in {folder / NAME}{', in place of an earlier calibration' if earlier else ''}; `sample`, `evaluate` and "
+        "CAR.load use it from now on"
+    )
     return record
+
+
+def _say_of_training(run: Path, split: str) -> None:
+    """Warn of a split that took part in training; note one that the model was chosen on."""
+    if split == "train":
+        say(
+            "--split train: the model was trained on it, so that what is fitted and measured does not hold for new images"
+        )
+    config = run / "config.yaml"
+    validation = (safe_load(config.read_text()) or {}).get("validation", {}) if config.is_file() else {}
+    if validation.get("split") == split and validation.get("select") == "ged":
+        say(
+            f"--split {split}: the model was chosen on it, so that numbers are a little too good; a third split is better"
+        )
 
 
 def _halves(split: Split, rows: Sequence[int], seed: int, group_name: str) -> tuple[list[int], list[int]]:
@@ -235,25 +262,33 @@ def _judge(model: CAR, images: _Images, what: str) -> _Judged:
 
 
 def _choose_levels(
-    model: CAR, fit: _Images, held_out: _Images, coverage: float, share: float
+    model: CAR, fit: _Images, held_out: _Images, coverage: float, share: float, group_name: str
 ) -> tuple[tuple[float | None, ...], dict[str, Any]]:
     """A level for each class but the background and the ignored, and what it does on the patients held out."""
     k = len(model.classes)
     found = _cover(model, fit, [None] * k, share, "fitting levels")
     groups = _by_outline(fit.groups(), found.levels)
     levels: list[float | None] = [None] * k
+    having = [len(np.unique(groups[~np.isnan(found.levels[..., c]).ravel()])) for c in range(k)]
+    short: list[int] = []
     for c in (c for c in range(1, k) if c != fit.ignore):
         try:
             levels[c] = conformal_level(found.levels[..., c].ravel(), groups, coverage)
-        except InputError as error:
-            say(f"no level for {model.classes[c].name}: {error}")
+        except InputError:  # too few groups
+            short.append(c)
+    needed = counted(math.ceil(coverage / (1 - coverage) - 1e-9), group_name)
+    told = [f"{model.classes[c].name} is outlined in {counted(having[c], group_name)} to fit on" for c in short]
     if not any(level is not None for level in levels):
-        raise InputError(f"--coverage {coverage}: no class got a level, for the reasons above; ask for less")
+        some, most = "; ".join(told[:3]) + ("; ..." if len(told) > 3 else ""), max(having[c] for c in short)
+        cure = f"ask for at most {math.floor(1000 * most / (most + 1)) / 1000:g}" if most else "take another split"
+        raise InputError(f"--coverage {coverage}: takes {needed}, and no class got a level: {some}; {cure}")
+    for reason in told:
+        say(f"no level, which takes {needed}: {reason}")
     measured = _cover(model, held_out, levels, share, "measuring coverage")
     return tuple(levels), {
         model.classes[c].name: {
             "level": level,
-            "groups": len(np.unique(groups[~np.isnan(found.levels[..., c]).ravel()])),
+            "groups": having[c],
         }
         | _coverage_facts(measured, c, level, _union(fit.samples), held_out.groups())
         for c, level in enumerate(levels)

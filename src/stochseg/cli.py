@@ -128,6 +128,7 @@ def evaluate(given: list[str]) -> int:
 
 def sample(given: list[str]) -> int:
     from stochseg.sample_files import sample_files as call
+    from stochseg.wording import counted
 
     parser = _parser("stochseg sample", "Draw samples of images in files: maps, mean, entropy, areas, a sheet of each.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
@@ -137,7 +138,7 @@ def sample(given: list[str]) -> int:
     parser.add_function_arguments(call, skip={"run", "images"})
     flags = _parse(parser, given)
     done = call(**flags)
-    say(f"sampled {len(done.written)} images into {flags['out']}; look at IMAGE/sheet.png")
+    say(f"sampled {counted(len(done.written), 'image')} into {flags['out']}; look at IMAGE/sheet.png")
     return SKIPPED if done.skipped else SUCCESS
 
 
@@ -157,20 +158,31 @@ def calibrate(given: list[str]) -> int:
 
 def score(given: list[str]) -> int:
     from stochseg.report.score_table import score_table
-    from stochseg.score import score as call
+    from stochseg.scoring.folders import score as call
+    from stochseg.scoring.options import flips_of_text
 
-    parser = _parser("stochseg score", "Score predictions of any program, in folders; docs/score.md has the layouts.")
+    parser = _parser(
+        "stochseg score",
+        "Score predictions of any program, in folders; docs/score.md has the layouts. Exit code 3: images skipped.",
+    )
     parser.add_argument(
         "--samples",
         required=True,
-        type=Path,
         action="extend",
         nargs="+",
         metavar="DIR",
         help="folder of samples, IMAGE.npy [n h w], IMAGE/*.png, ...; give two to compare them",
     )
-    parser.add_function_arguments(call, skip={"samples"})
-    result = call(**_parse(parser, given))
+    parser.add_argument(
+        "--flips",
+        metavar="TABLE",
+        help="[[from, to, probability], ...], classes of the labels that flip independently of each other; car then "
+        "counts as car-cityscapes, mose as mose-cityscapes",
+    )
+    parser.add_function_arguments(call, skip={"samples", "flips"})
+    flags = _parse(parser, given)
+    flags["flips"] = None if flags["flips"] is None else flips_of_text(flags["flips"])
+    result = call(**flags)
     print(score_table(result))
     return SKIPPED if result["skipped"] else SUCCESS
 
@@ -194,10 +206,27 @@ def demo(given: list[str]) -> int:
 
 
 def _parser(prog: str, text: str) -> Any:
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    class PlainTypes(DefaultHelpFormatter):
+        def _get_type_str(self, action: Any) -> str | None:
+            return plain_type(super()._get_type_str(action))
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return ArgumentParser(prog=prog, description=text, exit_on_error=False, allow_abbrev=False)
+    return ArgumentParser(
+        prog=prog, description=text, exit_on_error=False, allow_abbrev=False, formatter_class=PlainTypes
+    )
+
+
+def plain_type(text: str | None) -> str | None:
+    """What help says of a type: no names of Python's, and nothing where choices or words say it.
+
+    >>> [plain_type(t) for t in ("int | null", "Union[str, Path, null]", "Literal['a', 'b']", "float")]
+    ['int', 'path', None, 'float']
+    """
+    if text is None or "Path" in text:
+        return text and "path"
+    return None if "[" in text else text.removesuffix(" | null")
 
 
 def _parse(parser: Any, given: list[str], only_given: bool = False) -> dict[str, Any]:
@@ -219,7 +248,9 @@ def _plainly(parser: Any, message: str) -> str:
     flags = [option for action in parser._actions for option in action.option_strings]
     start, _, names = message.partition(": ")
     if start.endswith("arguments are required"):
-        return f"missing {', '.join(f'--{n}' if f'--{n}' in flags else n.upper() for n in names.split(', '))}"
+        shown = {a.dest: a.metavar for a in parser._actions if a.metavar and not a.option_strings}
+        missing = (f"--{n}" if f"--{n}" in flags else shown.get(n, n.upper()) for n in names.split(", "))
+        return f"missing {', '.join(missing)}"
     close = get_close_matches(names.split(" ")[0], flags, 1) if start == "unrecognized arguments" else []
     return message + (f"; did you mean {close[0]}?" if close else "")
 

@@ -25,9 +25,10 @@ from stochseg.metrics.modes import missed_mass, mode_total_variation, nearest_mo
 from stochseg.metrics.raters import raters_reference
 from stochseg.models.car import CAR
 from stochseg.models.precision import resolve_device, resolve_precision
-from stochseg.progress import track
+from stochseg.progress import say, track
 from stochseg.sampling.sample import latents
-from stochseg.scoring import averages, calibration_errors, more_scores, score_maps
+from stochseg.scoring.scores import averages, calibration_errors, more_scores, score_maps
+from stochseg.writable import check_writable
 
 Values = dict[str, NDArray[np.float64]]
 BATCH = 32
@@ -176,7 +177,8 @@ def evaluate(
         data: the store.
         split: which split of the store.
         samples: samples of an image.
-        convention: how scores are counted; default: the store's own.
+        convention: how scores are counted: car, car-cityscapes, kohl, phiseg, ssn, ccdm, mose, mose-cityscapes,
+            flow-ssn, d-persona or values; default: the store's own.
         seed: of the samples.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda, ...
@@ -194,10 +196,17 @@ def evaluate(
     check_fit(model, store)
     flips = store.flips or None
     rule = get_convention(convention or store.convention, flips is not None)
+    if rule.counted == "flips" and flips is None:
+        raise InputError(
+            f"--convention {rule.name}: counts the classes that flip; flips come from the store, and {data} has none; "
+            "take another, such as ccdm"
+        )
     crop = centre_crop_for(model.size, chosen)
     folder = run / "evaluation"
+    check_writable(folder, str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
+    _say_replaced(folder / f"{split}.json", len(rows), rule.name)
     start = time.monotonic()
     scores = score_split(
         model, chosen, samples, rule, crop=crop, ignore=store.ignore, flips=flips, seed=seed, rows=rows, progress=True
@@ -208,6 +217,8 @@ def evaluate(
         "split": split,
         "samples": samples,
         "convention": rule.name,
+        "flips": None if flips is None else [[*flip] for flip in flips],
+        "split_images": len(chosen),
         "seconds": seconds,
         "seed": seed,
         "precision": str(resolve_precision(precision, model.device)).removeprefix("torch."),
@@ -225,6 +236,20 @@ def evaluate(
     partial.write_text(json.dumps(result, indent=1))
     os.replace(partial, folder / f"{split}.json")
     return result
+
+
+def _say_replaced(file: Path, images: int, convention: str) -> None:
+    """Say what is about to be replaced where it is of more images, or counts another way."""
+    try:
+        before = json.loads(file.read_text())
+        replaced = before["images"], before["convention"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing there, or nothing that anyone could still use
+    if replaced[0] > images or replaced[1] != convention:
+        say(
+            f"{file}: an evaluation of {images:,} images with convention {convention} replaces that of {replaced[0]:,} "
+            f"with {replaced[1]}"
+        )
 
 
 def _write_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:

@@ -17,6 +17,8 @@ from stochseg.models.precision import resolve_device, resolve_precision
 from stochseg.progress import say, track
 from stochseg.sampling.sample import latents
 from stochseg.sampling.write import Sampled, is_written, write_sampled
+from stochseg.wording import counted, some
+from stochseg.writable import check_writable
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def sample_files(
             raise InputError(f"--{flag} {value}: must be at least {least}")
     folders = _folders(list_images(images), out, overwrite)
     model = CAR.load(run, precision, resolve_device(device))
+    check_writable(out, f"--out {out}")
     written: list[Path] = []
+    unpromised: list[str] = []
     failed: dict[Path, InputError] = {}
     for file, folder in track(folders.items(), len(folders), "sampling"):
         try:
@@ -68,11 +72,18 @@ def sample_files(
             failed[file] = error
             continue
         _sample_one(model, run, file, image, folder, samples, seed)
+        if model.coverage and not model.coverage.holds_for(_size(image)):
+            unpromised.append(file.name)
         written.append(folder)
     if not written:
         raise next(iter(failed.values()))
     for reason in failed.values():
         say(f"left out: {reason}")
+    if unpromised and model.coverage:
+        say(
+            f"coverage levels were fitted at {model.coverage.fitted_at()} pixels: no promise for "
+            f"{counted(len(unpromised), 'image')} of another size ({some(unpromised)}); crop them around what is to be outlined"
+        )
     return SampledFiles(written, list(failed))
 
 
@@ -81,6 +92,11 @@ def image_number(image: Tensor) -> int:
     pixels = image.to(torch.float32).contiguous().numpy()
     digest = hashlib.sha256(f"{list(image.shape)} ".encode() + pixels.astype("<f4").tobytes()).digest()
     return int.from_bytes(digest[:6], "big")
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    h, w = image.shape[-2:]
+    return h, w
 
 
 def _sample_one(model: CAR, run: Path, file: Path, image: Tensor, folder: Path, samples: int, seed: int) -> None:
@@ -109,11 +125,20 @@ def _sample_one(model: CAR, run: Path, file: Path, image: Tensor, folder: Path, 
             "probability": c.probability,
             "share": c.share,
             "samples": c.samples,
+            "fitted_size": c.size and list(c.size),
+            "promise": c.holds_for(_size(image)),
             "levels": {info.name: level for info, level in zip(model.classes, c.levels)},
         }
-        name = f"{100 * c.probability:g} % coverage"
-        part = "the whole" if c.share == 1 else f"{100 * c.share:g} %"
-        notes.append(f"{name}: holds {part} of a new rater's outline with this probability")
+        if c.holds_for(_size(image)):
+            name = f"{100 * c.probability:g} % coverage"
+            part = "the whole" if c.share == 1 else f"{100 * c.share:g} %"
+            notes += [
+                f"{name}: on average over patients, holds {part}",
+                "of a new rater's outline with this probability",
+            ]
+        else:
+            name = "coverage set"
+            notes.append(f"{name}: fitted at {c.fitted_at()}, no promise at this size")
     result = Sampled(
         ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy(),
         maps[0].cpu().numpy(),

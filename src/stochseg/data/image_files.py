@@ -25,23 +25,24 @@ CHANNELS = 16
 def list_images(given: Sequence[str | Path]) -> list[Path]:
     """The files that are meant by files, folders (the images right inside, sorted) and patterns such as `scans/*.png`.
 
-    InputError for what is not there, a folder or pattern without images, and another kind of file.
+    Hidden files (.NAME, such as macOS leaves beside others) are only meant where they are named. InputError for what is
+    not there, a folder or pattern without images, and another kind of file.
     """
     files: list[Path] = []
     for one in given:
         path = Path(one)
         if path.is_dir():
-            found = [f for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES and f.is_file()]
+            found = [f for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES and _is_seen(f)]
             if not found:
                 raise InputError(f"{path}: no image right inside this folder; {', '.join(SUFFIXES)} are read")
         elif path.exists():
             found = [path]
         elif glob.has_magic(str(one)):
-            found = sorted(f for f in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if f.is_file())
+            found = sorted(f for f in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if _is_seen(f))
             if not found:
-                raise InputError(f"{one}: matches no file")
+                raise InputError(f"{one}: matches no file; give files, folders, or another pattern")
         else:
-            raise InputError(f"{path}: no such image")
+            raise InputError(f"{path}: no such image; look at its name and folder")
         for file in found:
             if file.suffix.lower() not in SUFFIXES:
                 raise InputError(f"{file}: {', '.join(SUFFIXES)} are read; convert it")
@@ -49,6 +50,10 @@ def list_images(given: Sequence[str | Path]) -> list[Path]:
     if not files:
         raise InputError("no image given; give files, folders or patterns")
     return files
+
+
+def _is_seen(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(".")
 
 
 def read_image(file: Path, channels: int) -> Tensor:
@@ -107,7 +112,9 @@ def _as_array(picture: Image.Image, file: Path) -> NDArray[Any]:
             raise InputError(f"{file}: holds values from {pixels.min()} to {pixels.max()}; 8 or 16 bits are read")
         return pixels.astype(np.uint16)[..., None]
     if picture.mode not in ("L", "RGB"):
-        raise InputError(f"{file}: image of mode '{picture.mode}'; grey or RGB of 8 or 16 bits are read, convert it")
+        raise InputError(
+            f"{file}: image of mode '{picture.mode}'; grey or RGB of 8 or 16 bits, floats in NPY, are read, convert it"
+        )
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

@@ -3,6 +3,7 @@
 A file gives a stack [s m h w]: m maps of each of s images. Only a NIfTI volume has more than one image: its slices.
 """
 
+import io
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from stochseg.data.images import binary, decode_grey, size_of
 from stochseg.data.store import MISSING_RATER
@@ -96,8 +97,10 @@ def _read_png(file: Path, classes: int) -> Array:
     depth, colours = data[24], data[25]
     if colours == _PALETTE:
         try:
-            with Image.open(file, formats=["PNG"]) as image:
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 pixels: Array = np.asarray(image)
+        except UnidentifiedImageError as error:  # whose text is the stream's address
+            raise InputError(f"{file}: the PNG is damaged or cut short; copy or unpack it again") from error
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{file}: damaged PNG ({error}); copy or unpack it again") from error
     else:
@@ -147,10 +150,10 @@ def _maps_name(archive: zipfile.ZipFile, file: Path) -> str:
     others = [name for name in names if name != "weights"]
     if "maps" in names:
         return "maps"
-    if len(others) != 1:
-        raise InputError(
-            f"{file}: holds the arrays {', '.join(names) or 'none'}; one array is read, or the one named 'maps'"
-        )
+    if not others:
+        raise InputError(f"{file}: holds no maps; save an array named 'maps', [n h w]")
+    if len(others) > 1:
+        raise InputError(f"{file}: holds the arrays {', '.join(names)}; one array is read, or the one named 'maps'")
     return others[0]
 
 
@@ -229,7 +232,9 @@ def _as_ids(array: Array, file: Path, classes: int) -> NDArray[Any]:
     """Class ids [m h w] of an array [h w], [m h w], or [m k h w] that is one-hot or holds probabilities."""
     if array.dtype.kind not in "biuf":
         raise InputError(f"{file}: array of {array.dtype}; save class ids as integers")
-    if not 2 <= array.ndim <= 4 or 0 in array.shape:
+    if 0 in array.shape:
+        raise InputError(f"{file}: shape {list(array.shape)} holds no pixel; save maps [n h w], or leave the image out")
+    if not 2 <= array.ndim <= 4:
         raise InputError(
             f"{file}: shape {list(array.shape)}; maps of one image are [n h w], one file an image: split it"
         )
@@ -307,10 +312,13 @@ def _checked(ids: NDArray[Any], file: Path, classes: int, missing: bool) -> NDAr
 def _as_weights(weights: Array | None, maps: int, file: Path) -> NDArray[np.float64] | None:
     if weights is None:
         return None
-    fit = weights.shape == (maps,) and weights.dtype.kind in "biuf"
-    if not (fit and (weights >= 0).all() and 0 < weights.sum() < np.inf):
+    if weights.shape != (maps,) or weights.dtype.kind not in "biuf":
         raise InputError(
-            f"{file}: weights of shape {list(weights.shape)} for {maps} maps; give one number a map, none negative, "
-            "not all 0"
+            f"{file}: weights are {weights.dtype} of shape {list(weights.shape)}; give one number a map, {maps} in all"
         )
+    bad = weights[~((weights >= 0) & (weights < np.inf))]
+    if bad.size:
+        raise InputError(f"{file}: weights hold {bad[0]:g}; give numbers from 0 up")
+    if not weights.any():
+        raise InputError(f"{file}: weights are all 0; give at least one map a weight above 0")
     return weights.astype(np.float64)

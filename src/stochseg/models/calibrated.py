@@ -20,13 +20,23 @@ class Coverage:
 
     levels: one a class, None where none was fitted (the set is the whole image then). samples: how many samples of an
     image the sets are made of; the levels hold for that number alone. probability: what was asked for. share: the part
-    of an outline's pixels that must lie inside for it to count as covered.
+    of an outline's pixels that must lie inside for it to count as covered. size: (h, w) of the images that the levels
+    were fitted on, None where it was not noted.
     """
 
     levels: tuple[float | None, ...]
     samples: int
     probability: float
     share: float = 1.0
+    size: tuple[int, int] | None = None
+
+    def holds_for(self, size: tuple[int, int]) -> bool:
+        """Whether the promise is about images of this size (h, w): what lies around an outline moves the levels."""
+        return self.size == size
+
+    def fitted_at(self) -> str:
+        """The size in words, width first."""
+        return "a size that was not noted" if self.size is None else f"{self.size[1]}x{self.size[0]}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Calibrated:
             "samples": self.coverage.samples,
             "probability": self.coverage.probability,
             "share": self.coverage.share,
+            "size": self.coverage.size and list(self.coverage.size),
         }
         facts = {
             "format": FORMAT,
@@ -74,11 +85,18 @@ def read_calibrated(folder: Path, classes: int) -> Calibrated | None:
             levels = tuple(None if level is None else float(level) for level in covered["levels"])
             if len(levels) != classes:
                 raise InputError(f"{file}: levels of {len(levels)} classes, the model has {classes}; {cure}")
-            covered = Coverage(levels, int(covered["samples"]), float(covered["probability"]), float(covered["share"]))
+            size = covered.get("size")
+            covered = Coverage(
+                levels,
+                int(covered["samples"]),
+                float(covered["probability"]),
+                float(covered["share"]),
+                None if size is None else (int(size[0]), int(size[1])),
+            )
         return Calibrated(temperature, covered, dict(facts["record"]))
     except InputError as error:
         raise InputError(str(error) if str(file) in str(error) else f"{file}: {error}; {cure}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: damaged ({type(error).__name__}: {error}); {cure}") from error
 
 

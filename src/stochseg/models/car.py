@@ -315,6 +315,9 @@ def model_folder(path: Path) -> Path:
             return folder
     if not path.exists():
         raise InputError(f"{path}: no such run; train one with `stochseg train --out {path}`")
+    if not path.is_dir() or (path / "index.json").is_file():
+        kind = "store" if path.is_dir() else "file"
+        raise InputError(f"{path}: is a {kind}, no run; give the folder of a run or of an exported model")
     raise InputError(f"{path}: holds no model yet; let the training reach its first validation, or train again")
 
 

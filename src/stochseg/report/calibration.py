@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stochseg.report.table import groups
+from stochseg.data.store import ClassInfo
+from stochseg.models.calibrated import Calibrated
+from stochseg.wording import counted
 
 WHOLE = 0.5
 """Sets of more than this share of an image say little about where an outline lies."""
@@ -11,15 +13,63 @@ WHOLE = 0.5
 
 def calibration_text(record: dict[str, Any]) -> str:
     """The record that `calibrate` returns, as text."""
-    fit, held_out = ({"group_name": record["group_name"], **record[half]} for half in ("fit", "held_out"))
-    lines = [
-        f"fitted on {fit['images']:,} images of {groups(fit)} of split {record['split']}, measured on "
-        f"{held_out['images']:,} images of {groups(held_out)} held out; [95 % interval over these]",
-        "",
-    ]
+    lines = [f"{_halves(record)}; [95 % interval over these]", ""]
     if record["temperature"] is not None:
         lines += [*_temperature(record), ""]
     return "\n".join(lines + _coverage(record))
+
+
+def calibration_sentences(
+    calibrated: Calibrated, classes: Sequence[ClassInfo], results: Sequence[dict[str, Any]]
+) -> list[str]:
+    """The same in a few sentences for the report; results: of `evaluate`, whose scores may be from before it."""
+    record = calibrated.record
+    said = [f"`stochseg calibrate`: {_halves(record)}. Intervals are over the latter."] if record else []
+    if record.get("split") == "train":
+        said.append("The model was trained on that split, so that none of this holds for new images.")
+    if calibrated.temperature:
+        listed = ", ".join(f"{c.name} {t:.3f}" for c, t in zip(classes, calibrated.temperature))
+        said.append(f"Temperatures of q: {listed}.")
+    found = record.get("temperature")
+    if found:
+        nll, ged = (
+            f"from {found[name][0]:.4f} to {found[name][1]:.4f} ({_change(found, name)})" for name in ("nll", "ged")
+        )
+        text = f"{'They take' if found['kept'] else 'Temperatures would have taken'} the negative log likelihood of q {nll}"
+        text += f" and the GED of {counted(record['samples'], 'sample')} {ged}"
+        said.append(text + ("." if found["kept"] else ", and were not kept."))
+    covers = record.get("coverage", {})
+    if covers and calibrated.coverage:
+        c = calibrated.coverage
+        said.append(
+            f"Sets of {counted(c.samples, 'sample')}, on images of {c.fitted_at()} pixels, that are to hold "
+            f"{_part(c.share)} of a new rater's outline with probability {c.probability:g}, on average over "
+            f"{counted(2, record['group_name']).split()[-1]}. {' '.join(_class_sentence(*one) for one in covers.items())}"
+        )
+    before = [r["split"] for r in results if list(r.get("temperature") or ()) != list(calibrated.temperature or ())]
+    if before:
+        said.append(f"The scores of {', '.join(before)} above are without these temperatures: evaluate again.")
+    return said
+
+
+def _class_sentence(name: str, facts: dict[str, Any]) -> str:
+    return (
+        f"{name}: they cover {_with_interval(facts, 'coverage')} of the outlines with {facts['area']:.0f} pixels "
+        f"({100 * facts['area_share']:.1f} % of the image), the pixels inside at least one sample "
+        f"{_with_interval(facts, 'union_coverage')} with {facts['union_area']:.0f}."
+    )
+
+
+def _halves(record: dict[str, Any]) -> str:
+    fit, held_out = (
+        f"{counted(record[half]['images'], 'image')} of {counted(record[half]['groups'], record['group_name'])}"
+        for half in ("fit", "held_out")
+    )
+    return f"fitted on {fit} of split {record['split']}, measured on {held_out} held out"
+
+
+def _part(share: float) -> str:
+    return "the whole" if share == 1 else f"{100 * share:g} %"
 
 
 def _temperature(record: dict[str, Any]) -> list[str]:
@@ -50,8 +100,7 @@ def _temperature(record: dict[str, Any]) -> list[str]:
 
 
 def _coverage(record: dict[str, Any]) -> list[str]:
-    share, probability = record["share"], record["probability"]
-    part = "the whole" if share == 1 else f"{100 * share:g} %"
+    h, w = record["size"]
     rows = [["", "outlines covered", "with empty ones", "pixels", "of the image", "|", "covered", "pixels"]]
     for name, facts in record["coverage"].items():
         rows.append(
@@ -67,8 +116,9 @@ def _coverage(record: dict[str, Any]) -> list[str]:
             ]
         )
     lines = [
-        f"sets of {record['samples']} samples to hold {part} of a new rater's outline with probability {probability:g}, "
-        "and (right of |) the pixels inside at least one sample",
+        f"sets of {counted(record['samples'], 'sample')}, on images of {w}x{h} pixels, to hold {_part(record['share'])} "
+        f"of a new rater's outline with probability {record['probability']:g}, and (right of |) the pixels inside at "
+        "least one sample",
         *_aligned(rows),
     ]
     wide = [name for name, facts in record["coverage"].items() if facts["area_share"] > WHOLE]

@@ -108,7 +108,7 @@ def histogram(
 ) -> Figure:
     """How many images score how much: the first series filled, the second as a line, means as dashes.
 
-    series: name -> values [N], nan left out; reference: name and mean of what is shown as its mean alone.
+    series: name -> values [N], nan left out; reference: of what is shown as one number, words that go before it and it.
     """
     figure = _figure(3.3, theme)
     axes = _axes(figure.add_subplot(), theme)
@@ -124,7 +124,7 @@ def histogram(
         axes.stairs(counts, edges, color=color, linewidth=1.6, label=text)
         axes.axvline(values.mean(), color=color, linewidth=1.2, linestyle=(0, (4, 2)))
     if reference is not None:
-        text = f"{reference[0]}, mean {reference[1]:.3f}"
+        text = f"{reference[0]} {reference[1]:.3f}"
         axes.axvline(reference[1], color=theme.reference, linewidth=1.4, linestyle=(0, (1, 1.5)), label=text)
     axes.set_xlabel(label)
     axes.set_ylabel(unit)

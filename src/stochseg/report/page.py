@@ -17,7 +17,9 @@ from PIL import Image
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import CONVENTIONS
+from stochseg.models.calibrated import read_calibrated
 from stochseg.models.car import model_folder
+from stochseg.report.calibration import calibration_sentences
 from stochseg.report.figures import DARK, FEW_OBSERVATIONS, Plot
 from stochseg.report.panels import ENTROPY_COLORS, PROBABILITY_COLORS, png_bytes
 from stochseg.report.plots import (
@@ -27,11 +29,25 @@ from stochseg.report.plots import (
     examples_of,
     minutes_at,
     read_evaluations,
+    remove_other_plots,
     split_plots,
     training_plots,
 )
-from stochseg.report.table import ROWS, best_trivial, caption, findings, groups, more_rows, scores_rows, verdict
+from stochseg.report.reading import reading_of
+from stochseg.report.table import (
+    ROWS,
+    best_trivial,
+    caption,
+    findings,
+    groups,
+    images,
+    more_rows,
+    raters_matched,
+    scores_rows,
+    verdict,
+)
 from stochseg.training.log import read_metrics
+from stochseg.wording import counted
 
 SAMPLES_ON_PAGE = 8
 WIDEST_PICTURE = 1600
@@ -56,9 +72,11 @@ def write_report(run: Path) -> Path:
     no model or no evaluation, where a file of it is damaged, or where it cannot be written to.
     """
     run = Path(run)
-    model = _read_model(model_folder(run) / "config.json")
+    folder = model_folder(run)
+    model = _read_model(folder / "config.json")
     classes = [ClassInfo(c["name"], tuple(c["color"])) for c in model["classes"]]
     evaluated = read_evaluations(run)
+    calibrated = read_calibrated(folder, len(classes))
     config = (run / "config.yaml").read_text() if (run / "config.yaml").is_file() else ""
     metrics = read_metrics(run)
     plots = training_plots(metrics, (yaml.safe_load(config) or {}).get("validation", {}).get("select", "ged"))
@@ -69,12 +87,14 @@ def write_report(run: Path) -> Path:
         (run / "figures").mkdir(exist_ok=True)
         for plot in plots.values():
             plot.save(run / "figures")
+        remove_other_plots(run / "figures", evaluated, plots)
         pictures = {
             name: _picture(plot, run / "figures") for name, plot in plots.items() if not name.startswith("examples_")
         }
         text = _render(
             run=run.resolve().name,
             splits=[_split(one, classes, pictures) for one in evaluated],
+            calibrated=calibrated and calibration_sentences(calibrated, classes, [one.result for one in evaluated]),
             training=[pictures[name] for name in ("validation", "losses") if name in pictures],
             progress=progress,
             config=config,
@@ -113,9 +133,11 @@ def _split(one: Evaluated, classes: list[ClassInfo], pictures: dict[str, Picture
         "verdict": verdict(result, one.values),
         "findings": findings(result),
         "caption": caption(result),
+        "reading": reading_of(result, len(classes)),
         "rows": scores_rows(result),
         "more": more_rows(result),
         "best": ROWS[best] if best else None,
+        "bound": "hm_iou" in one.values and raters_matched(result) is not None,
         "ranking": pictures[f"ranking_{split}"],
         "examples": examples,
         "shown": min(SAMPLES_ON_PAGE, result["samples"]),
@@ -177,8 +199,8 @@ def _facts(
         r = one.result
         source = CONVENTIONS[r["convention"]].source if r["convention"] in CONVENTIONS else r["convention"]
         facts[f"evaluation on {r['split']}"] = (
-            f"store {r['store']}, {r['images']:,} images of {groups(r)}, {r['raters_per_image']} raters, "
-            f"{r['samples']} samples an image, seed {r['seed']}, {r['seconds']:.1f} seconds with all baselines"
+            f"store {r['store']}, {images(r)} of {groups(r)}, {counted(r['raters_per_image'], 'rater')}, "
+            f"{counted(r['samples'], 'sample')} an image, seed {r['seed']}, {r['seconds']:.1f} seconds with all baselines"
         )
         facts[f"convention {r['convention']}"] = source
     facts["versions"] = (

@@ -4,6 +4,7 @@ import json
 import shlex
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from stochseg.errors import InputError
 from stochseg.report import figures
 from stochseg.report.figures import Plot
 from stochseg.report.panels import Tile, example_tiles
-from stochseg.report.table import ROWS, best_trivial
+from stochseg.report.table import ROWS, best_trivial, matched_title, raters_matched
 
 Arrays = dict[str, NDArray[Any]]
 SAMPLES_IN_FIGURE = 6
@@ -105,7 +106,7 @@ def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
             lambda theme: figures.ranking("GED (lower is better)", known, result.get("ged_interval"), theme),
         )
     )
-    for key, label in SCORES.items():
+    for key, label in (SCORES | {"hm_iou": f"{matched_title(result['convention'])} of an image"}).items():
         if key in values:  # a convention may have no matched IoU
             found.append(_histogram(f"{key}_{split}", key, label, result, values))
     chance = f"P(not {classes[0].name})"
@@ -139,8 +140,9 @@ def _histogram(name: str, key: str, label: str, result: dict[str, Any], values: 
     best = best_trivial(result, key)
     if best is not None:
         series[ROWS[best]] = values[f"{best}_{key}"]
-    own = result["baselines"].get("raters", {}).get(key)
-    reference = None if own is None else (ROWS["raters"], own)
+    bound = key == "hm_iou"
+    own = raters_matched(result) if bound else result["baselines"].get("raters", {}).get(key)
+    reference = None if own is None else (f"{ROWS['raters']}, {'at least' if bound else 'mean'}", own)
     told = "; ".join(f"{who}: mean {np.nanmean(scores):.3f}" for who, scores in series.items())
     return Plot(name, f"Histogram, {label}: {told}", lambda theme: figures.histogram(label, series, reference, theme))
 
@@ -178,6 +180,15 @@ def training_plots(metrics: list[dict[str, float]], select: str = "ged") -> dict
             lambda theme: figures.losses(at, losses, theme),
         )
     return plots
+
+
+def remove_other_plots(folder: Path, evaluated: list[Evaluated], drawn: Iterable[str]) -> None:
+    """Remove the plots of the evaluated splits that an earlier report left in the folder and this one does not draw."""
+    kinds = (*SCORES, "ranking", "reliability", "examples")
+    stale = {f"{kind}_{one.result['split']}" for one in evaluated for kind in kinds} - set(drawn)
+    for name in stale:
+        for suffix in ("png", "pdf"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
 
 
 def minutes_at(steps: list[float], timed: list[dict[str, float]]) -> NDArray[np.float64]:

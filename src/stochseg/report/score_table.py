@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stochseg.metrics.conventions import get_convention
-from stochseg.scoring import SCORES, Score
+from stochseg.report.table import matched_title
+from stochseg.scoring.scores import SCORES, Score
+from stochseg.wording import counted, some
 
 ARROWS = {"lower": "↓", "higher": "↑", "": ""}
 TITLES = {"ece_mean": Score("calibration error of the mean", "lower")}
 """Scores of all images together, beside those that each image has."""
 DIGITS = {"ece_mean": 4}
+LEVEL = 0.05
+"""A method is called better where the interval of the difference lies off 0 and p, where there is a p, is below."""
+FEWEST_GROUPS = 6
+"""Of fewer the smallest p there is, 2 of 2^groups flips of signs, is not below `LEVEL`."""
 
 
 def score_table(result: dict[str, Any]) -> str:
-    """What `stochseg.score.score` returns, as aligned text."""
+    """What `scoring.folders.score` returns, as aligned text."""
     return _compared(result) if "difference" in result else _single(result)
 
 
@@ -34,7 +39,7 @@ def _single(result: dict[str, Any]) -> str:
     return _joined(
         [
             f"{result['samples_folder']} against {result['labels_folder']}",
-            f"{_facts(result)}; {result['samples']} samples of an image",
+            f"{_facts(result)}; {counted(result['samples'], 'sample')} of an image",
         ],
         rows,
         ["↑ higher is better, ↓ lower is better", *_notes(result, result["undefined"])],
@@ -56,26 +61,30 @@ def _compared(result: dict[str, Any]) -> str:
                 *(_number(entry.get(which), key) for which in ("a", "b", "difference")),
                 _interval(interval, key),
                 "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
-                _better(title, interval),
+                _better(title, interval, p) if result["groups"] >= FEWEST_GROUPS else "",
                 str(entry["images"]),
             ]
         )
     undefined = {key: entry["undefined"] for key, entry in result["difference"].items() if entry["undefined"]}
+    found = counted(result["groups"], result["group_name"])
+    few = f"{found}: fewer than {FEWEST_GROUPS} cannot tell which is better (p stays above {LEVEL})"
     notes = [
-        "↑ higher is better, ↓ lower is better; better: whose the interval of the difference says it is, = neither",
+        "↑ higher is better, ↓ lower is better; better: whose the interval of the difference says it is, with p < "
+        f"{LEVEL} where there is a p; = neither",
         "means and differences are over the images where the score is defined for both methods, as many as the last "
         "column says",
+        *([few] if result["groups"] < FEWEST_GROUPS else []),
         *_notes(result, undefined),
     ]
     if a["samples"] != b["samples"]:
         notes.append(
-            f"A has {a['samples']} samples of an image and B {b['samples']}: most scores move with that number; compare "
-            "equal ones"
+            f"A has {counted(a['samples'], 'sample')} of an image and B {b['samples']}: most scores move with that "
+            "number; compare equal ones"
         )
     return _joined(
         [
-            f"A: {a['samples_folder']}, {a['samples']} samples of an image",
-            f"B: {b['samples_folder']}, {b['samples']} samples of an image",
+            f"A: {a['samples_folder']}, {counted(a['samples'], 'sample')} of an image",
+            f"B: {b['samples_folder']}, {counted(b['samples'], 'sample')} of an image",
             f"against {result['labels_folder']}, {_facts(result)}",
         ],
         rows,
@@ -84,12 +93,11 @@ def _compared(result: dict[str, Any]) -> str:
 
 
 def _facts(result: dict[str, Any]) -> str:
-    images, groups, name = result["images"], result["groups"], result["group_name"]
-    of = "" if name == "image" else f" of {groups:,} {name}{'' if groups == 1 else 's'}"
-    raters, missing = result["raters_per_image"], result["missing_raters"]
-    of_raters = f"{raters} rater{'' if raters == 1 else 's'}" + (f" ({missing:,} maps missing)" if missing else "")
+    name, missing = result["group_name"], result["missing_raters"]
+    of = "" if name == "image" else f" of {counted(result['groups'], name)}"
+    absent = f" ({counted(missing, 'map')} missing)" if missing else ""
     return (
-        f"{images:,} image{'' if images == 1 else 's'}{of}, {of_raters}, "
+        f"{counted(result['images'], 'image')}{of}, {counted(result['raters_per_image'], 'rater')}{absent}, "
         f"{result['classes']} classes, convention {result['convention']}"
     )
 
@@ -101,12 +109,13 @@ def _notes(result: dict[str, Any], undefined: dict[str, int]) -> list[str]:
             "undefined: the score has no value for these images (docs/metrics.md says when); means leave them out"
         )
     if result["groups"] == 1:
-        notes.append(f"no intervals: they take images of at least 2 {result['group_name']}s")
+        notes.append(f"no intervals: they need at least {counted(2, result['group_name'])}")
     else:
-        notes.append(f"intervals: bootstrap over {result['groups']:,} {result['group_name']}s")
+        alone = "; images of one patient belong together: --groups" if result["group_name"] == "image" else ""
+        notes.append(f"intervals: bootstrap over {counted(result['groups'], result['group_name'])}{alone}")
     if result["skipped"]:
-        some = ", ".join(result["skipped_images"][:3]) + (", ..." if result["skipped"] > 3 else "")
-        notes.append(f"skipped: {result['skipped']:,} images without samples or labels ({some})")
+        names = some(result["skipped_images"])
+        notes.append(f"skipped: {counted(result['skipped'], 'image')} without samples or labels ({names})")
     notes.append(f"{result['seconds']:.1f} s")
     return notes
 
@@ -117,16 +126,15 @@ def _titles(result: dict[str, Any]) -> list[tuple[str, Score]]:
         key: None for key, value in result.items() if f"{key}_interval" in result or (key in SCORES and value is None)
     }
     titles = SCORES | TITLES
-    if get_convention(result["convention"]).matched == "dice":
-        titles = titles | {"hm_iou": Score("matched Dice", "higher")}
+    titles = titles | {"hm_iou": Score(matched_title(result["convention"]), "higher")}
     return list(titles.items()) + [(key, Score(key.replace("_", " "), "")) for key in found if key not in titles]
 
 
-def _better(title: Score, interval: Sequence[float] | None) -> str:
+def _better(title: Score, interval: Sequence[float] | None, p: float | None) -> str:
     if not title.better or interval is None:
         return ""
     low, high = interval
-    if low <= 0 <= high:
+    if low <= 0 <= high or (p is not None and p >= LEVEL):
         return "="
     return "A" if (high < 0) == (title.better == "lower") else "B"
 

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stochseg.metrics.conventions import CONVENTIONS
 from stochseg.metrics.intervals import bootstrap_interval
-from stochseg.scoring import SCORES
+from stochseg.scoring.scores import SCORES
+from stochseg.wording import counted
 
 ROWS = {
     "raters": "the raters' own population",
@@ -30,15 +32,38 @@ ALIKE = 0.1
 
 def scores_rows(result: dict[str, Any]) -> list[list[str]]:
     """Header, the model's row, then one row a trivial answer; cells as text."""
-    rows = [["", *COLUMNS.values()], ["this model", *(_cell(result, key) for key in COLUMNS)]]
+    titles = COLUMNS | {"hm_iou": matched_title(result["convention"])}
+    rows = [["", *titles.values()], ["this model", *(_cell(result, key) or "-" for key in COLUMNS)]]
     for name, text in ROWS.items():
         if name in result["baselines"]:
             scores = result["baselines"][name]
             if name == "raters":  # independent draws from their population differ from raters as raters from raters
                 own = result.get("raters_diversity")
                 scores = {"diversity": own, "distance_to_labels": own} | scores
-            rows.append([text, *(_number(scores.get(key)) for key in COLUMNS)])
+            shown = {key: _number(scores.get(key)) or "-" for key in COLUMNS}
+            if name == "raters":
+                bound = raters_matched(result)
+                shown["hm_iou"] = "-" if bound is None else f"at least {_number(bound)}"
+            rows.append([text, *shown.values()])
     return rows
+
+
+def matched_title(convention: str) -> str:
+    """What `hm_iou` is called under a convention, by what it matches on."""
+    rule = CONVENTIONS.get(convention)
+    return "matched Dice" if rule is not None and rule.matched == "dice" else "matched IoU"
+
+
+def raters_matched(result: dict[str, Any]) -> float | None:
+    """A lower bound of the matched IoU of a model that equals the raters; None where there is none to compare with.
+
+    It pairs few maps with few. Where only as many samples as raters are matched, a model picks these from many.
+    """
+    rule = CONVENTIONS.get(result["convention"])
+    if rule is not None and rule.matching == "rectangular":
+        return None
+    bound: float | None = result["baselines"].get("raters", {}).get("hm_iou")
+    return bound
 
 
 def scores_table(result: dict[str, Any]) -> str:
@@ -61,7 +86,7 @@ def more_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             continue
         arrow = {"higher": " \u2191", "lower": " \u2193", "": ""}[score.better]
         truth = result["baselines"].get("truth", {}).get(key)
-        notes = [f"undefined for {result['undefined'][key]:,} images"] if key in result["undefined"] else []
+        notes = [f"undefined for {counted(result['undefined'][key], 'image')}"] if key in result["undefined"] else []
         notes += [f"{ROWS['truth']} {_number(truth)}"] if truth is not None else []
         rows.append((score.title + arrow, _cell(result, key) + (f"; {', '.join(notes)}" if notes else "")))
     return rows
@@ -69,16 +94,21 @@ def more_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 def caption(result: dict[str, Any]) -> str:
     return (
-        f"{result['images']:,} images of {groups(result)}, split {result['split']}, {result['samples']} samples an image, "
+        f"{images(result)} of {groups(result)}, split {result['split']}, {counted(result['samples'], 'sample')} an image, "
         f"convention {result['convention']}; [95 % interval over {groups(result).split()[-1]}]"
     )
 
 
 def groups(result: dict[str, Any]) -> str:
     """How many of what the images belong to: "105 patients"."""
-    count, name = result["groups"], result["group_name"]
-    plural = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
-    return f"{count:,} {name if count == 1 else plural}"
+    return counted(result["groups"], result["group_name"])
+
+
+def images(result: dict[str, Any]) -> str:
+    """How many images were scored, and of how many where that is not all: "20 of 1,540 images"."""
+    whole = result.get("split_images", result["images"])
+    part = f"{result['images']:,} of " if whole != result["images"] else ""
+    return part + counted(whole, "image")
 
 
 def details(result: dict[str, Any]) -> str:
@@ -113,14 +143,14 @@ def verdict(result: dict[str, Any], values: Mapping[str, NDArray[Any]]) -> str:
         return "The samples come closer to the raters than any trivial answer"
     if low > 0:
         return "A trivial answer comes closer to the raters than the samples do"
-    return "The samples come no closer to the raters than a trivial answer"
+    return f"These {groups(result)} do not tell the model from a trivial answer"
 
 
 def findings(result: dict[str, Any]) -> list[str]:
     """The main numbers in plain sentences."""
     model, best, baselines = result["ged"], best_trivial(result), result["baselines"]
     said = [
-        f"GED {_cell(result, 'ged')} with {result['samples']} samples on {result['images']:,} images of "
+        f"GED {_cell(result, 'ged')} with {counted(result['samples'], 'sample')} on {counted(result['images'], 'image')} of "
         f"{groups(result)}; lower is better."
     ]
     raters = baselines.get("raters", {}).get("ged")

@@ -1,8 +1,5 @@
 """Predictions of any program, in folders, against labels: the scores of `evaluate` without a model or a store."""
 
-import csv
-import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,15 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stochseg.data.predictions import MapFolder, MapSet, check_agree, open_folders
+from stochseg.data.groups import groups_of
+from stochseg.data.predictions import MapFolder, MapSet, check_agree, example_of, images_of_all, open_folders
 from stochseg.data.store import MISSING_RATER
 from stochseg.errors import InputError
-from stochseg.metrics.conventions import Convention, Flip, check_classes, get_convention
+from stochseg.metrics.conventions import Convention, Flip
 from stochseg.metrics.intervals import bootstrap_totals_interval, paired_test
 from stochseg.metrics.marginals import class_frequencies
 from stochseg.metrics.reliability import reliability_counts
-from stochseg.progress import track
-from stochseg.scoring import averages, calibration_errors, more_scores, score_maps
+from stochseg.progress import say, track
+from stochseg.scoring.options import check_options
+from stochseg.scoring.output import checked_out, write_scores
+from stochseg.scoring.scores import averages, calibration_errors, more_scores, score_maps
+from stochseg.wording import counted
 
 Floats = NDArray[np.float64]
 
@@ -32,8 +33,6 @@ BYTES_AT_ONCE = 2**28
 """Most bytes of maps that wait for a batch of their size."""
 OF_LABELS = ("raters_diversity",)
 """Scores of the labels alone, the same for every method."""
-NAMED = 3
-"""Images that a message names of many."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +74,27 @@ def score(
         samples: folder of samples, IMAGE.npy [n h w], IMAGE/*.png, ...; two folders are compared.
         labels: folder of labels, IMAGE.npy [r h w], IMAGE/*.png, ...
         classes: number of classes, the background 0 included.
-        convention: how scores are counted: car, ccdm, phiseg, ...; an unknown name lists all.
-        out: JSON file to write; values of every image go beside it as .npz.
+        convention: how scores are counted: car, car-cityscapes, kohl, phiseg, ssn, ccdm, mose, mose-cityscapes,
+            flow-ssn, d-persona or values.
+        out: JSON file to write; values of every image go beside it as .npz. Only files of `score` are replaced.
         ignore: class id whose pixels, where a label holds it, are left out.
-        flips: [[from, to, probability], ...], classes of the labels that flip independently of each other.
+        flips: [[from, to, probability], ...], classes of the labels that flip independently of each other; car then
+            counts as car-cityscapes, mose as mose-cityscapes.
         groups: CSV file with the columns image and group (such as patients), to draw whole groups for intervals.
-        on_missing: images that have samples or labels only: error, or skip and count them.
+        on_missing: images that have samples or labels only: error, or skip, which counts them and ends with exit code 3
     """
     start = time.monotonic()
-    folders = [Path(folder) for folder in ([samples] if isinstance(samples, str | Path) else samples)]
+    folders = [_path("--samples", one) for one in ([samples] if isinstance(samples, str | Path) else samples)]
     if len(folders) not in (1, 2):
         raise InputError(f"{len(folders)} folders of samples; give one --samples, or two to compare them")
-    labels = Path(labels)
-    check_classes(classes, ignore)
-    rule = get_convention(convention, flips is not None)
-    file = None if out is None else _checked_out(Path(out), [*folders, labels])
+    labels = _path("--labels", labels)
+    groups = None if groups is None else _path("--groups", groups)
+    rule, flips = check_options(classes, convention, ignore, flips)
+    file = None if out is None else checked_out(_path("--out", out), [*folders, labels])
     ours, theirs = open_folders(folders, labels, classes)
-    names, skipped = _in_all([*ours, theirs], on_missing)
-    of_image, group_name = _groups(names, theirs, groups)
+    names, skipped = images_of_all([*ours, theirs], on_missing)
+    of_image, group_name = groups_of(names, theirs, groups)
+    say(example_of(names[0], [*ours, theirs]))
     raters = max(theirs.count(name) for name in names)
     scored, missing = _score_all(names, ours, theirs, raters, rule, ignore, flips)
     result: dict[str, Any] = {
@@ -120,73 +122,15 @@ def score(
         result["difference"] = _differences(scored[0], scored[1], of_image)
     result["seconds"] = time.monotonic() - start
     if file is not None:
-        _write(file, result, arrays)
+        say(f"scores written: {file}, and the values of every image: {write_scores(file, result, arrays)}")
     return result
 
 
-def _checked_out(file: Path, folders: Sequence[Path]) -> Path:
-    if file.is_dir() or file.suffix.lower() != ".json":
-        raise InputError(f"--out {file}: must be a .json file; the values of every image go beside it as .npz")
-    for folder in folders:
-        if file.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"--out {file}: lies in {folder}, whose files are read as maps; write it elsewhere")
-    return file
-
-
-def _in_all(folders: Sequence[MapFolder], on_missing: str) -> tuple[list[str], list[str]]:
-    """Images that all folders hold, and those that only some do; the latter are an error unless they may be skipped."""
-    if on_missing not in ("error", "skip"):
-        raise InputError(f"on_missing is '{on_missing}'; choose 'error' or 'skip'")
-    everywhere = {name: None for folder in folders for name in folder.images}
-    skipped = [name for name in everywhere if not all(name in folder.images for folder in folders)]
-    names = [name for name in everywhere if all(name in folder.images for folder in folders)]
-    if skipped and (on_missing == "error" or not names):
-        lacking = next(folder for folder in folders if any(name not in folder.images for name in skipped))
-        images = [name for name in skipped if name not in lacking.images]
-        holder = next(folder for folder in folders if images[0] in folder.images)
-        cure = "add them, or leave these images out with --on_missing skip" if names else "name both alike"
-        if any(
-            folder.images[name].slice is not None for folder in folders for name in skipped if name in folder.images
-        ):
-            cure += " (NIfTI: the third axis is slices, NAME:000 on; n maps of one image are [h w 1 n])"
-        raise InputError(
-            f"{lacking.path}: no {lacking.role} of {_some(images)}, which {holder.path} has, in all {len(images)} of "
-            f"{len(everywhere)} images; {cure}"
-        )
-    return names, skipped
-
-
-def _groups(names: Sequence[str], labels: MapFolder, file: str | Path | None) -> tuple[NDArray[Any], str]:
-    """The group of each image and what groups are called: from a CSV, else volumes where there are, else images."""
-    own = [labels.images[name].group for name in names]
-    if file is None:
-        return np.array(own), "image" if own == list(names) else "volume"
-    try:
-        with Path(file).open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: cannot be read as CSV ({error}); give a text file image,group") from error
-    if not {"image", "group"} <= set(columns):
-        raise InputError(
-            f"{file}: its first line is {','.join(columns) or 'empty'}; it must name the columns image,group"
-        )
-    table: dict[str, str] = {}
-    for row in rows:
-        image, group = row["image"], row["group"]
-        if not group or table.setdefault(image, group) != group:
-            raise InputError(f"{file}: image {image} has {'two groups' if group else 'no group'}; give it one")
-    unknown = [name for name, volume in zip(names, own) if name not in table and volume not in table]
-    if unknown:
-        raise InputError(
-            f"{file}: no group of {_some(unknown)}, {len(unknown)} in all; add a line image,group for each"
-        )
-    return np.array([table.get(name) or table[volume] for name, volume in zip(names, own)]), "group"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+def _path(flag: str, given: str | Path) -> Path:
+    """InputError for an empty one, which would be the current folder."""
+    if not str(given):
+        raise InputError(f"{flag} is empty; give a path (. is the current folder)")
+    return Path(given)
 
 
 def _score_all(
@@ -203,14 +147,17 @@ def _score_all(
     bins: list[dict[int, Floats]] = [{} for _ in ours]
     sizes = [0 for _ in ours]
     missing = 0
-    for rows in _batches(track(_read(names, ours, theirs), len(names), "scoring")):
+    for rows in _batches(track(_read(names, ours, theirs, flips is not None), len(names), "scoring")):
         numbers = [row.number for row in rows]
         labels = torch.from_numpy(np.stack([_padded(row.labels.maps, raters) for row in rows]))
         missing += int((labels.flatten(2).amin(2) == MISSING_RATER).sum())
         for m, sets in enumerate(zip(*(row.samples for row in rows), strict=True)):
             maps = torch.from_numpy(np.stack([one.maps for one in sets]))
             weights = _weights(sets)
-            values = score_maps(maps, labels, theirs.classes, rule, ignore, flips, weights)
+            try:
+                values = score_maps(maps, labels, theirs.classes, rule, ignore, flips, weights)
+            except InputError as error:
+                raise InputError(f"{sets[0].where} with --convention {rule.name}: {error}") from error
             if flips is None and weights is None:  # the others count every map once
                 values |= more_scores(maps, labels, theirs.classes, ignore)
                 bins[m].update(zip(numbers, _calibration_sums(maps, labels, theirs.classes, ignore)))
@@ -224,7 +171,7 @@ def _score_all(
     return scored, missing
 
 
-def _read(names: Sequence[str], ours: Sequence[MapFolder], theirs: MapFolder) -> Iterator[Row]:
+def _read(names: Sequence[str], ours: Sequence[MapFolder], theirs: MapFolder, flip: bool) -> Iterator[Row]:
     """Every image with its maps; InputError where samples and labels do not fit together."""
     first: list[MapSet] = []
     for number, name in enumerate(names):
@@ -237,12 +184,14 @@ def _read(names: Sequence[str], ours: Sequence[MapFolder], theirs: MapFolder) ->
             )
         if (labels.maps == MISSING_RATER).all():
             raise InputError(f"{labels.where}: every map is of a missing rater; leave the image out")
+        if flip and len(labels.maps) != 1:
+            raise InputError(f"{labels.where}: {len(labels.maps)} labels; with --flips give one, that is not flipped")
         for one, other in zip(samples, first):
             check_agree(one, labels)
             if len(one.maps) != len(other.maps):
                 raise InputError(
-                    f"{one.where}: {len(one.maps)} samples, {other.where} has {len(other.maps)}; scores compare only "
-                    "for one number of samples an image: draw as many for each"
+                    f"{one.where}: {counted(len(one.maps), 'sample')}, {other.where} has {len(other.maps)}; scores "
+                    "compare only for one number of samples an image: draw as many for each"
                 )
             if (one.weights is None) != (other.weights is None):
                 raise InputError(f"one of {one.where} and {other.where} has weights; give them for all images, or none")
@@ -331,16 +280,3 @@ def _calibration_error(bins: Floats) -> float | None:
 def _difference_of_errors(sums: Floats) -> Floats:
     """Of summed bins [draws 2 3 bins] the first's calibration error minus the second's, [draws]."""
     return calibration_errors(sums[:, 0]) - calibration_errors(sums[:, 1])
-
-
-def _write(file: Path, result: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    """Both files whole or not at all: each is written beside its place and moved."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".npz")
-    partial = beside.with_name(f"{beside.name}.partial")
-    with partial.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, beside)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(result, indent=1, allow_nan=False))
-    os.replace(partial, file)
