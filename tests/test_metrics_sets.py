@@ -329,7 +329,9 @@ def test_blocks_of_pixels_change_nothing(monkeypatch, elements, density):
     assert torch.equal(metrics.pairwise_iou(samples, labels), whole[1])
 
 
-def test_counts_are_exact_where_products_may_be_low_precision():
+@pytest.mark.parametrize("packed_from", [1, 1 << 40])
+def test_counts_are_exact_where_products_may_be_low_precision(monkeypatch, packed_from):
+    monkeypatch.setattr(distances_module, "PACKED_FROM", packed_from)
     generator = torch.Generator().manual_seed(0)
     a = torch.rand(1, 3, 200, 200, generator=generator) < 0.7
     b = torch.rand(1, 2, 200, 200, generator=generator) < 0.7
@@ -408,3 +410,14 @@ def test_a_convention_of_ones_own():
     assert found.d_ss.item() == 1
     with pytest.raises(InputError, match="counts class 2, classes=2"):
         metrics.generalized_energy_distance(samples[..., :1], labels[..., :1] // 2, 2, convention=own)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 13), (8, 8), (11, 17)])
+def test_packed_bits_and_products_count_alike(monkeypatch, size):
+    g = torch.Generator().manual_seed(size[0])
+    samples = torch.randint(0, 3, (2, 5, *size), generator=g, dtype=torch.uint8)
+    labels = torch.randint(0, 3, (2, 2, *size), generator=g, dtype=torch.uint8)
+    by_product = [metrics.set_distances(samples, labels, 3).ss, metrics.pairwise_iou(samples, labels, 3)]
+    monkeypatch.setattr(distances_module, "PACKED_FROM", 1)
+    by_bits = [metrics.set_distances(samples, labels, 3).ss, metrics.pairwise_iou(samples, labels, 3)]
+    assert all(torch.equal(one, other) for one, other in zip(by_product, by_bits, strict=True))
