@@ -27,7 +27,7 @@ from .conftest import write_blobs
 from .test_training import SMALL
 
 TINY = {"calibration": CalibrationConfig(widths=(4, 8)), "refinement": RefinementConfig(widths=(4, 8))}
-SETTINGS = SMALL | {"training.ema": None, "validation.every": 100}
+SETTINGS = SMALL | {"training.ema": None, "validation.every": 100, "calibration.patch": 1, "refinement.patch": 1}
 
 
 @pytest.fixture(scope="module")

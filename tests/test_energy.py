@@ -1,5 +1,9 @@
 """The energy loss: against slow loops, against the metric, and as what it is for: least at the right distribution."""
 
+from dataclasses import replace
+from itertools import product
+from typing import get_args, get_type_hints
+
 import numpy as np
 import pytest
 import torch
@@ -8,113 +12,334 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stochseg import metrics
-from stochseg.models.car import one_hot_maps
-from stochseg.objectives.energy import Kernel, energy_loss, marginal_cross_entropy
+from stochseg.config import ObjectiveConfig
+from stochseg.errors import InputError
+from stochseg.metrics.conventions import get_convention
+from stochseg.metrics.flips import flip_distances
+from stochseg.models.segmenter import one_hot_maps
+from stochseg.objectives.calibration import mask_ignored
+from stochseg.objectives.energy import KERNELS, Kernel, energy_loss, marginal_cross_entropy
+
+every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
-def slow_distance(a: np.ndarray, b: np.ndarray, kernel: str, smooth: float) -> float:
+def slow_distance(a: np.ndarray, b: np.ndarray, kernel: str, smooth: float, ignore: int | None = None) -> float:
     scores = []
     for c in range(1, len(a)):
-        overlap = total = 0.0
-        for p, q in zip(a[c].flat, b[c].flat):
-            both = min(p, q) if kernel == "minmax" else p * q
-            overlap += both
-            total += p + q - both
-        scores.append((overlap + smooth) / (total + smooth))
+        if c == ignore:
+            continue
+        if kernel == "crps":
+            scores.append(1 - np.mean([abs(p - q) for p, q in zip(a[c].flat, b[c].flat, strict=True)]))
+            continue
+        overlap = area = 0.0
+        for p, q in zip(a[c].flat, b[c].flat, strict=True):
+            overlap += p * q if kernel == "product" else min(p, q)
+            area += p + q
+        if kernel == "dice":
+            scores.append((2 * overlap + 2 * smooth) / (area + 2 * smooth))
+        else:
+            scores.append((overlap + smooth) / (area - overlap + smooth))
     return 1 - float(np.mean(scores))
 
 
-def slow_energy(s: np.ndarray, y: np.ndarray, w: np.ndarray, kernel: str, smooth: float) -> float:
-    n = len(s)
-    near = sum(w[j] * slow_distance(a, y[j], kernel, smooth) for a in s for j in range(len(y))) / n
-    among = sum(slow_distance(s[i], s[j], kernel, smooth) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    return 2 * float(near) - among
+def slow_energy(
+    s: np.ndarray, y: np.ndarray, w: np.ndarray, v: np.ndarray, spread: float, kernel: str, *rest: float | None
+) -> float:
+    near = among = of_near = of_among = 0.0
+    for i in range(len(s)):
+        for j in range(len(y)):
+            near += v[i] * w[j] * slow_distance(s[i], y[j], kernel, *rest)  # type: ignore[arg-type]
+            of_near += v[i] * w[j]
+        for j in range(len(s)):
+            if i != j:
+                among += v[i] * v[j] * slow_distance(s[i], s[j], kernel, *rest)  # type: ignore[arg-type]
+                of_among += v[i] * v[j]
+    return 2 * near / of_near - spread * among / of_among
 
 
-@pytest.mark.parametrize("kernel", ["minmax", "product"])
-@pytest.mark.parametrize("soft_labels", [False, True])
-def test_equals_the_loops(kernel: Kernel, soft_labels: bool) -> None:
-    g = torch.Generator().manual_seed(0)
-    s = torch.rand(2, 3, 4, 5, 5, generator=g).softmax(2)
-    y = torch.rand(2, 2, 4, 5, 5, generator=g).softmax(2)
-    if not soft_labels:
+def soft_maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).softmax(2)
+
+
+def distance(a: Tensor, b: Tensor, kernel: Kernel, smooth: float = 0.0) -> Tensor:
+    """d of each map of a [m k h w] and its partner in b."""
+    return energy_loss(torch.stack([a, a], 1), b[:, None], None, kernel, smooth, spread=0.0) / 2
+
+
+@every_kernel
+@pytest.mark.parametrize("hard_labels", [False, True])
+@pytest.mark.parametrize("ignore", [None, 0, 1, 2, 3])
+def test_equals_the_loops(kernel: Kernel, hard_labels: bool, ignore: int | None) -> None:
+    s, y = soft_maps(2, 3, 4, 5, 5), soft_maps(2, 2, 4, 5, 5, seed=1)
+    if hard_labels:
         y = one_hot_maps(y.argmax(2), 4)
-    w = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
-    got = energy_loss(s, y, w, kernel, smooth=0.7)
-    wanted = [slow_energy(s[i].numpy(), y[i].numpy(), w[i].numpy(), kernel, 0.7) for i in range(2)]
+    w, v = torch.tensor([[0.5, 0.5], [3.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0], [0.2, 0.7, 0.4]])
+    got = energy_loss(s, y, w, kernel, 0.7, ignore, 0.9, v)
+    wanted = [slow_energy(*(x[i].numpy() for x in (s, y, w, v)), 0.9, kernel, 0.7, ignore) for i in range(2)]
     assert got.tolist() == pytest.approx(wanted, abs=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 5), st.integers(2, 4), st.integers(2, 4))
-def test_on_hard_maps_it_is_the_metric_up_to_the_raters_own_term(seed: int, n: int, r: int, k: int) -> None:
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_on_hard_maps_it_is_the_metric_up_to_the_raters_own_term(data: st.DataObject) -> None:
+    """Several classes, missing raters, weights, an ignored class, with and without smoothing: U, and V by `spread`."""
+    n, r, k, seed = (data.draw(st.integers(low, high)) for low, high in ((2, 6), (2, 4), (2, 4), (0, 10**6)))
+    kernel: Kernel = data.draw(st.sampled_from(["minmax", "product", "dice"]))
+    smooth = data.draw(st.sampled_from([0.0, 1.0, 0.3]))
+    ignore = data.draw(st.sampled_from([None, *range(0 if k > 2 else 1, k)])) if k > 2 else None
     g = torch.Generator().manual_seed(seed)
-    s, y = (torch.randint(0, k, (3, m, 4, 4), generator=g) for m in (n, r))
-    y[0] = 0  # an image that nobody marked
-    parts = metrics.energy_distance_parts(s, y, classes=k, statistic="U")
-    loss = energy_loss(one_hot_maps(s, k), one_hot_maps(y, k), smooth=1e-12)
-    assert torch.allclose(loss.double() - parts.d_yy, parts.ged, atol=1e-6)
+    s, y = ((torch.randint(0, 2 * k, (3, m, 4, 4), generator=g) - k).clamp(min=0) for m in (n, r))
+    y[0], s[0, 0] = 0, 0  # an image that nobody marked, and a sample without anything
+    weights = torch.rand(3, r, generator=g) + 0.1 if data.draw(st.booleans()) else None
+    if r > 2:
+        y[1:, 0] = 255
+    of_samples = torch.rand(3, n, generator=g) + 0.1 if data.draw(st.booleans()) else None
+
+    rule = replace(get_convention("ccdm"), smooth=smooth, similarity="dice" if kernel == "dice" else "iou")
+    settings_of = {"classes": k, "convention": rule, "ignore": ignore}
+    u, v = (
+        metrics.energy_distance_parts(
+            s, y, statistic=t, sample_weights=of_samples, label_weights=weights, **settings_of
+        )
+        for t in ("U", "V")
+    )
+
+    present = (y != 255).flatten(2).any(2)
+    w = None if weights is None else weights * present
+    a, b = one_hot_maps(s, k), one_hot_maps(y, k)
+    if ignore is not None:
+        ignored = (y == ignore).any(1)
+        a, b = mask_ignored(a, ignored, ignore), mask_ignored(b, ignored, ignore) * present[..., None, None, None]
+    loss = energy_loss(a, b, w, kernel, smooth, ignore, sample_weights=of_samples).double()
+    assert torch.allclose(loss, 2 * u.d_ys - u.d_ss, rtol=0, atol=1e-6)
+    assert torch.allclose(loss - u.d_yy, u.ged, rtol=0, atol=1e-6)
+    if of_samples is None:
+        as_v = energy_loss(a, b, w, kernel, smooth, ignore, spread=(n - 1) / n).double()
+    else:
+        shares = of_samples / of_samples.sum(1, keepdim=True)
+        own = 1 - shares.square().sum(1)
+        as_v = energy_loss(a, b, w, kernel, smooth, ignore, own, of_samples).double()
+    assert torch.allclose(as_v - v.d_yy, v.ged, rtol=0, atol=1e-6)
 
 
-def test_a_missing_rater_changes_nothing() -> None:
+def test_crps_of_hard_maps_is_the_brier_score_of_their_frequencies() -> None:
     g = torch.Generator().manual_seed(0)
-    s = torch.rand(2, 4, 2, 6, 6, generator=g).softmax(2)
+    s, y = (torch.randint(0, 3, (2, m, 6, 6), generator=g) for m in (5, 4))
+    a, b = one_hot_maps(s, 3), one_hot_maps(y, 3)
+    p, q = a.mean(1), b.mean(1)
+    own = 2 * (q * (1 - q))[:, 1:].mean((1, 2, 3))  # mean |y - y'| with the pairs of a map with itself
+    brier = (p - q).square()[:, 1:].mean((1, 2, 3))
+    assert torch.allclose(energy_loss(a, b, None, "crps", spread=4 / 5) - own, 2 * brier, atol=1e-6)
+
+
+@every_kernel
+def test_a_missing_rater_changes_nothing(kernel: Kernel) -> None:
+    g = torch.Generator().manual_seed(0)
+    s = soft_maps(2, 4, 2, 6, 6)
     y = torch.randint(0, 2, (2, 3, 6, 6), generator=g)
     with_gap = torch.cat([y, torch.full_like(y[:, :1], 255)], 1)
     weights = torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0.0]]).expand(2, 4)
-    assert torch.allclose(energy_loss(s, one_hot_maps(y, 2)), energy_loss(s, one_hot_maps(with_gap, 2), weights))
+    without = energy_loss(s, one_hot_maps(y, 2), None, kernel)
+    assert torch.allclose(energy_loss(s, one_hot_maps(with_gap, 2), weights, kernel), without)
+    assert torch.allclose(energy_loss(s, one_hot_maps(with_gap, 2), None, kernel), without)
+    assert torch.allclose(energy_loss(s, one_hot_maps(y, 2), 7 * torch.ones(2, 3), kernel), without)
 
 
-def test_it_is_least_at_the_true_frequencies() -> None:
-    """Raters mark one of two shapes with p = .3 and .7: over all mixing shares of a sampler, .3 has the least loss."""
+@every_kernel
+def test_it_counts_pixels_in_full_precision_under_autocast(kernel: Kernel) -> None:
+    s, y = soft_maps(1, 3, 2, 40, 40), one_hot_maps(soft_maps(1, 2, 2, 40, 40, seed=1).argmax(2), 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = energy_loss(s, y, None, kernel)
+    assert torch.equal(got, energy_loss(s, y, None, kernel))
+
+
+def all_maps(pixels: int, classes: int) -> Tensor:
+    """One-hot [m k 1 pixels]."""
+    return one_hot_maps(torch.tensor(list(product(range(classes), repeat=pixels)))[:, None], classes)
+
+
+def centred_kernel(maps: Tensor, kernel: Kernel, smooth: float) -> np.ndarray:
+    """-d of all pairs without means: positive semidefinite exactly where d is of negative type."""
+    m = len(maps)
+    d = distance(maps.double().repeat_interleave(m, 0), maps.double().repeat(m, 1, 1, 1), kernel, smooth)
+    d = d.view(m, m).numpy()
+    means = d.mean(0)
+    return np.asarray(-(d - means[:, None] - means[None] + means.mean()))
+
+
+@every_kernel
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+def test_every_kernel_is_of_negative_type_and_iou_tells_all_distributions_apart(kernel: Kernel, smooth: float) -> None:
+    """Over all maps of few pixels; then over soft maps. A direction of eigenvalue 0 is a difference that is not seen."""
+    unseen = {"minmax": (0, 0), "product": (0, 0), "dice": (0, 2), "crps": (4, 11)}
+    for pixels, blind in zip((3, 4), unseen[kernel], strict=True):
+        values = np.linalg.eigvalsh(centred_kernel(all_maps(pixels, 2), kernel, smooth))
+        assert values[0] > -1e-12
+        assert (values < 1e-10).sum() == 1 + blind  # the constant is no difference between distributions
+    assert np.linalg.eigvalsh(centred_kernel(all_maps(2, 3), kernel, smooth))[0] > -1e-12
+    grid = torch.tensor(list(product((0.0, 0.3, 0.5, 1.0), repeat=3)))
+    assert np.linalg.eigvalsh(centred_kernel(torch.stack([1 - grid, grid], 1)[:, :, None], kernel, smooth))[0] > -1e-12
+
+
+@every_kernel
+def test_what_of_maps_of_one_area_a_kernel_sees(kernel: Kernel) -> None:
+    """Half {1, 2} and half {3, 4}, against half {1, 3} and half {2, 4}: only IoU sees that these differ."""
+    one, other = (one_hot_maps(torch.tensor(maps)[:, None], 2) for maps in (PAIRS[:2], PAIRS[2:]))
+    v = {"spread": 0.5, "smooth": 0.0}  # two maps that are the whole distribution
+    between = energy_loss(one[None], other[None], None, kernel, **v)  # type: ignore[arg-type]
+    itself = energy_loss(one[None], one[None], None, kernel, **v)  # type: ignore[arg-type]
+    if kernel in ("dice", "crps"):
+        assert float(between) == pytest.approx(float(itself), abs=1e-6)
+    else:
+        assert float(between) > float(itself) + 0.1
+
+
+PAIRS = [[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
+
+
+def test_blur_is_diversity_to_product_alone() -> None:
+    blur = torch.full((1, 2, 8, 8), 0.5)
+    for kernel in KERNELS:
+        d = float(distance(blur, blur, kernel, smooth=1.0))
+        assert d > 0.5 if kernel == "product" else d == pytest.approx(0, abs=1e-6)
+
+
+def two_modes() -> Tensor:
+    """One-hot [2 k 8 8] of two shapes, one pixel in common."""
     maps = torch.zeros(2, 8, 8, dtype=torch.long)
     maps[0, 1:4, 1:4] = 1
     maps[1, 3:8, 3:8] = 1
-    both = one_hot_maps(maps, 2)
+    return one_hot_maps(maps, 2)
+
+
+@every_kernel
+def test_its_expectation_is_least_at_the_true_frequencies(kernel: Kernel) -> None:
+    """Raters mark one of two shapes with p = .3 and .7: over all mixing shares of a sampler, .3 has the least loss; with
+    spread below 1 that is nearer to the likelier shape."""
+    both = two_modes()
     labels = both[torch.tensor([0] * 3 + [1] * 7)][None]
 
-    def expected_loss(p: float) -> float:
-        """Exact expectation over pairs of independent samples."""
-        total = 0.0
-        for i, a in enumerate((p, 1 - p)):
-            for j, b in enumerate((p, 1 - p)):
-                total += a * b * float(energy_loss(both[torch.tensor([i, j])][None], labels))
-        return total
+    def best(spread: float) -> float:
+        """Of the exact expectation over pairs of independent samples."""
+        shares = [i / 20 for i in range(21)]
+        pairs = torch.tensor(list(product((0, 1), repeat=2)))
+        loss = energy_loss(both[pairs], labels.expand(4, -1, -1, -1, -1), None, kernel, spread=spread)
+        total = [
+            sum(float(l) * p ** (2 - int(i.sum())) * (1 - p) ** int(i.sum()) for l, i in zip(loss, pairs))
+            for p in shares
+        ]
+        return shares[int(np.argmin(total))]
 
-    shares = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0]
-    losses = [expected_loss(p) for p in shares]
-    assert shares[int(np.argmin(losses))] == 0.3
-
-
-def test_minmax_sees_no_diversity_in_blur_and_product_does() -> None:
-    blur = torch.full((1, 2, 2, 8, 8), 0.5)
-    labels = one_hot_maps(torch.zeros(1, 1, 8, 8, dtype=torch.long), 2)
-    d_minmax, d_product = (
-        float(2 * _d_sy(blur, labels, k) - energy_loss(blur, labels, None, k)) for k in ("minmax", "product")
-    )
-    assert d_minmax == pytest.approx(0, abs=1e-6)
-    assert d_product > 0.5
+    assert best(1.0) == 0.3
+    assert best(0.8) == 0.25
 
 
-def _d_sy(s: Tensor, y: Tensor, kernel: str) -> float:
-    return slow_distance(s[0, 0].numpy(), y[0, 0].numpy(), kernel, 1.0)
+def test_free_maps_become_the_two_modes_as_often_as_the_raters_draw_them() -> None:
+    """Ten maps of free pixels, all alike but for weak noise; as they are the whole distribution, spread is 9/10."""
+    both = two_modes()
+    logits = (0.1 * torch.randn(1, 10, 2, 8, 8, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    optimizer = torch.optim.Adam([logits], 0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        energy_loss(logits.softmax(2), both[None], torch.tensor([[0.3, 0.7]]), "product", spread=0.9).sum().backward()
+        optimizer.step()
+    pixels_off = (one_hot_maps(logits.detach()[0].argmax(1), 2)[:, None] - both).abs()[:, :, 1].sum((2, 3))
+    assert (pixels_off == 0).sum(0).tolist() == [3, 7]
 
 
-def test_gradients_of_both_kernels_are_right() -> None:
-    g = torch.Generator().manual_seed(3)
-    logits = torch.randn(1, 3, 2, 3, 3, generator=g, dtype=torch.float64, requires_grad=True)
-    y = one_hot_maps(torch.randint(0, 2, (1, 2, 3, 3), generator=g), 2)
-    for kernel in ("minmax", "product"):
-        loss = energy_loss(logits.softmax(2), y, None, kernel).sum()  # type: ignore[arg-type]
-        (gradient,) = torch.autograd.grad(loss, logits)
-        step = 1e-2
-        for index in [(0, 0, 1, 0, 0), (0, 2, 0, 1, 2)]:
-            moved = logits.detach().clone()
-            moved[index] += step
-            up = energy_loss(moved.softmax(2), y, None, kernel).sum()  # type: ignore[arg-type]
-            moved[index] -= 2 * step
-            down = energy_loss(moved.softmax(2), y, None, kernel).sum()  # type: ignore[arg-type]
-            assert float(gradient[index]) == pytest.approx(float(up - down) / (2 * step), abs=2e-4)
+@every_kernel
+def test_two_free_maps_and_their_weights_become_the_modes_and_their_frequencies(kernel: Kernel) -> None:
+    """From blurred shapes, thought equally likely: what an explicit choice between hypotheses learns."""
+    both = two_modes()
+    noise = torch.randn(1, 2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    logits, choice = (both + 0.2 * noise).requires_grad_(), torch.zeros(1, 2, requires_grad=True)
+    optimizer = torch.optim.Adam([logits, choice], 0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        p = choice.softmax(1)
+        spread = 1 - p.square().sum(1)
+        loss = energy_loss(
+            logits.softmax(2), both[None], torch.tensor([[0.3, 0.7]]), kernel, spread=spread, sample_weights=p
+        )
+        loss.sum().backward()
+        optimizer.step()
+    assert torch.equal(one_hot_maps(logits.detach()[0].argmax(1), 2), both)
+    assert choice.softmax(1)[0, 0].item() == pytest.approx(0.3, abs=0.01)
+
+
+@every_kernel
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+@pytest.mark.parametrize("hard_labels", [False, True])
+def test_gradients_are_right(kernel: Kernel, smooth: float, hard_labels: bool) -> None:
+    """Away from kinks, which are where two pixels are equal: among random maps there are none."""
+    s = soft_maps(2, 3, 3, 2, 2, dtype=torch.float64).requires_grad_()
+    y = soft_maps(2, 2, 3, 2, 2, seed=1, dtype=torch.float64)
+    y = one_hot_maps(y.argmax(2), 3).double() if hard_labels else y.requires_grad_()
+    w = torch.tensor([[0.3, 0.7], [1.0, 0.0]], dtype=torch.float64)
+    v = torch.tensor([[1.0, 2.0, 1.0], [0.2, 0.3, 0.5]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s, y, v: energy_loss(s, y, w, kernel, smooth, None, 0.9, v), (s, y, v))
+
+
+@every_kernel
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+@pytest.mark.parametrize("level", [0.0, 1e-38, 1e-12, 1e-7, 1e-3, 0.5, 1.0])
+def test_gradients_are_finite(kernel: Kernel, smooth: float, level: float) -> None:
+    """Equal maps, nearly and wholly empty and full, against raters who see nothing, and who see all."""
+    s = torch.stack([torch.full((1, 3, 8, 8), 1 - level), torch.full((1, 3, 8, 8), level)], 2).requires_grad_()
+    y = one_hot_maps(torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)], 1).long(), 2)
+    for labels, spread in ((y, 1.0), (y[:, :1], 0.5), (s.detach()[:, :1], 1.0)):
+        loss = energy_loss(s, labels, None, kernel, smooth, spread=spread).sum()
+        (gradient,) = torch.autograd.grad(loss, s)
+        assert loss.isfinite()
+        assert gradient.isfinite().all()
+        if level == smooth == 0 and kernel != "crps":
+            assert (gradient == 0)[:, :, 1].all() == (labels.shape[1] == 1)  # 0/0 counts as 1, and has no slope
+
+
+def test_what_it_refuses() -> None:
+    y = one_hot_maps(torch.zeros(1, 2, 4, 4, dtype=torch.long), 2)
+    with pytest.raises(InputError, match="kernel is 'cosine'; choose one of minmax"):
+        energy_loss(y, y, kernel="cosine")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="samples hold 1 map"):
+        energy_loss(y[:, :1], y)
+    with pytest.raises(InputError, match="2 classes with ignore=1 leave none"):
+        energy_loss(y, y, ignore=1)
+    with pytest.raises(InputError, match=r"--objective.spread 0: must be above 0"):
+        ObjectiveConfig(spread=0)
+    assert get_args(get_type_hints(ObjectiveConfig)["kernel"]) == KERNELS
+
+
+def test_the_metric_grants_every_pair_smooth_pixels_of_overlap() -> None:
+    samples = torch.tensor([[[[0, 1, 1, 0]], [[0, 0, 0, 0]]]])
+    labels = torch.tensor([[[[0, 0, 1, 1]], [[0, 0, 0, 0]]]])
+
+    def d_ys(**changes: object) -> list[list[float]]:
+        rule = replace(get_convention("ccdm"), **changes)  # type: ignore[arg-type]
+        found: list[list[float]] = metrics.set_distances(samples, labels, convention=rule).ys[0].tolist()
+        return found
+
+    near = pytest.approx
+    assert d_ys(smooth=1.0) == [near([1 - 2 / 4, 1 - 1 / 3]), near([1 - 1 / 3, 0])]
+    assert d_ys(smooth=1.0, similarity="dice") == [near([1 - 4 / 6, 1 - 2 / 4]), near([1 - 2 / 4, 0])]
+    assert d_ys(smooth=1.0, absent=0.0) == [near([1 - 2 / 4, 1 - 1 / 3]), near([1 - 1 / 3, 1])]
+    rule = replace(get_convention("ccdm"), smooth=1.0)
+    assert metrics.hungarian_iou(samples, labels, convention=rule).tolist() == near([(2 / 4 + 1) / 2])
+    pooled = replace(get_convention("values"), smooth=0.5)
+    d = metrics.energy_distance_parts(samples, labels, convention=pooled).d_ys
+    assert d.tolist() == near([1 - 2 * (1 + 4 * 0.5) / (8 + 4 * 1)])
+    with pytest.raises(InputError, match=r"smooth is -1.0; give a number of pixels from 0 up"):
+        d_ys(smooth=-1.0)
+
+
+def test_the_metric_with_flips_is_smoothed_as_its_modes_are() -> None:
+    g = torch.Generator().manual_seed(0)
+    samples, label = torch.randint(0, 3, (2, 3, 4, 4), generator=g), torch.randint(0, 3, (2, 1, 4, 4), generator=g)
+    label[label == 2] = 0
+    rule = replace(get_convention("ccdm"), smooth=1.5, with_flips=None)
+    exact = flip_distances(samples, label, [(1, 2, 0.3)], 3, rule)
+    modes = torch.cat([label, label.where(label != 1, 2)], 1)
+    each = metrics.set_distances(samples, modes, 3, rule).ys
+    assert torch.allclose(exact.ys[..., 0], each @ torch.tensor([0.7, 0.3], dtype=each.dtype))
 
 
 def test_marginal_cross_entropy_is_least_at_the_raters_mean() -> None:

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from stochseg.errors import InputError
 from stochseg.models import segnet as segnet_module
+from stochseg.models.blocks import to_blocks, to_pixels
 from stochseg.models.convnet import ConvNet
 from stochseg.models.discriminator import PixelDiscriminator, PooledDiscriminator, probability
+from stochseg.models.film import FilmRefinement
 from stochseg.models.padding import pad_to_multiple
 from stochseg.models.refinement import Refinement
 from stochseg.models.segnet import SegNet, load_imagenet_weights
+from stochseg.models.unet import UNet
 
 CHANNELS, CLASSES, LATENT = 1, 3, 4
 SIZES = [(37, 50), (32, 64), (5, 70), (2, 3)]
@@ -314,3 +317,25 @@ def test_imagenet_download_checks_the_hash(
     monkeypatch.setattr(segnet_module, "IMAGENET_URL", right.as_uri())
     load_imagenet_weights(net, "imagenet")
     assert torch.equal(net.encoder[0][0].conv.weight, features[0].weight)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 30), (5, 3)])
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_blocks_of_pixels_change_no_shape_and_start_at_q(patch: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    f = UNet(CHANNELS, CLASSES, (4, 8), patch=patch)
+    g = FilmRefinement(CHANNELS, CLASSES, (4, 8), latent=3, patch=patch)
+    x = torch.randn(2, CHANNELS, *size)
+    logits = f(x)
+    assert logits.shape == (2, CLASSES, *size)
+    q = logits.softmax(1).detach()
+    samples = g(x, q, torch.randn(2, 3, g.latent)).softmax(2)
+    torch.testing.assert_close(samples, q[:, None].expand(-1, 3, -1, -1, -1))
+
+
+def test_blocks_are_taken_apart_as_they_were_put_together() -> None:
+    x = torch.randn(2, 3, 8, 12)
+    blocks = to_blocks(x, 4)
+    assert blocks.shape == (2, 48, 2, 3)
+    assert torch.equal(to_pixels(blocks, 4), x)
+    assert torch.equal(blocks[:, :16, 0, 0], x[:, 0, :4, :4].flatten(1))

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from stochseg.errors import InputError, RunError
     from stochseg.evaluation import evaluate
     from stochseg.models.car import CAR
+    from stochseg.models.segmenter import load
     from stochseg.scoring.folders import score
     from stochseg.training.run import train
 
-__all__ = ["CAR", "InputError", "RunError", "__version__", "evaluate", "metrics", "score", "train"]
+__all__ = ["CAR", "InputError", "RunError", "__version__", "evaluate", "load", "metrics", "score", "train"]
 
 _HOMES = {
     "CAR": "stochseg.models.car",
     "InputError": "stochseg.errors",
     "RunError": "stochseg.errors",
     "evaluate": "stochseg.evaluation",
+    "load": "stochseg.models.segmenter",
     "score": "stochseg.scoring.folders",
     "train": "stochseg.training.run",
 }

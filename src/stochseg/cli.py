@@ -187,6 +187,20 @@ def score(given: list[str]) -> int:
     return SKIPPED if result["skipped"] else SUCCESS
 
 
+def compare(given: list[str]) -> int:
+    from stochseg.compare import compare as call
+    from stochseg.report.comparison import comparison_text
+
+    parser = _parser("stochseg compare", "Scores, paired differences and costs of several runs on the same images.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; differences are those to the first")
+    parser.add_function_arguments(call, skip={"runs"})
+    flags = _parse(parser, given)
+    print(comparison_text(call(**flags)))
+    if flags["out"]:
+        say(f"comparison ready: {flags['out']}/comparison.html")
+    return SUCCESS
+
+
 def report(given: list[str]) -> int:
     from stochseg.report.page import write_report as call
 
@@ -278,6 +292,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "sample": (sample, "draw samples of images in files"),
     "calibrate": (calibrate, "temperatures of q, and sets that cover a new rater's outline"),
     "score": (score, "score predictions of any program, in folders"),
+    "compare": (compare, "several runs side by side, with paired differences"),
     "report": (report, "figures and one page of a run"),
 }
 

@@ -23,8 +23,8 @@ from stochseg.metrics.intervals import bootstrap_totals_interval
 from stochseg.metrics.matching import check_counts
 from stochseg.metrics.modes import missed_mass, mode_total_variation, nearest_modes
 from stochseg.metrics.raters import raters_reference
-from stochseg.models.car import CAR
 from stochseg.models.precision import resolve_device, resolve_precision
+from stochseg.models.segmenter import Segmenter
 from stochseg.progress import say, track
 from stochseg.sampling.sample import latents
 from stochseg.scoring.scores import averages, calibration_errors, more_scores, score_maps
@@ -51,7 +51,7 @@ class Scores:
 
 
 def score_split(
-    model: CAR,
+    model: Segmenter,
     split: Split,
     samples: int,
     convention: Convention,
@@ -192,7 +192,7 @@ def evaluate(
             raise InputError(f"--{flag} {value}: must be at least {least}")
     store = open_store(data, verify)
     chosen = store.split(split)
-    model = CAR.load(run, precision, resolve_device(device), calibration)
+    model = Segmenter.load(run, precision, resolve_device(device), calibration)
     check_fit(model, store)
     flips = store.flips or None
     rule = get_convention(convention or store.convention, flips is not None)
@@ -285,7 +285,7 @@ def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
 
 
 def examples(
-    model: CAR, split: Split, scores: Scores, samples: int, crop: int | None, seed: int, rows: Sequence[int]
+    model: Segmenter, split: Split, scores: Scores, samples: int, crop: int | None, seed: int, rows: Sequence[int]
 ) -> dict[str, NDArray[Any]]:
     """A few images with their samples for the report: from the best GED to the worst, at even steps."""
     ged = np.nan_to_num(scores.values["ged"], nan=np.inf)
@@ -304,7 +304,7 @@ def examples(
     }
 
 
-def check_fit(model: CAR, store: Store) -> None:
+def check_fit(model: Segmenter, store: Store) -> None:
     """InputError where model and store do not belong together."""
     if len(model.classes) != len(store.classes):
         raise InputError(

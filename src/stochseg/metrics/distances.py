@@ -140,12 +140,17 @@ def set_distances(
 
 
 class Gauge:
-    """Similarity of pairs, averaged over classes as they are added; or pooled over classes, with the sums of areas."""
+    """Similarity of pairs, averaged over classes as they are added; or pooled over classes, with the sums of areas.
 
-    def __init__(self, similarity: Similarity, absent: Absent, pooled: bool = False) -> None:
+    smooth: pixels of overlap granted to every pair; a class that neither map holds still counts as `absent` says.
+    """
+
+    def __init__(self, similarity: Similarity, absent: Absent, pooled: bool = False, smooth: float = 0.0) -> None:
         if absent not in (0.0, 1.0, "left out"):
             raise InputError(f"absent is {absent!r}; choose 1.0, 0.0 or 'left out'")
-        self.measure, self.absent, self.pooled = similarity, absent, pooled
+        if not 0 <= smooth < torch.inf:
+            raise InputError(f"smooth is {smooth!r}; give a number of pixels from 0 up")
+        self.measure, self.absent, self.pooled, self.smooth = similarity, absent, pooled, smooth
         self._total: Tensor | float = 0.0
         self._count: Tensor | float = 0.0
 
@@ -156,9 +161,11 @@ class Gauge:
 
     def of_class(self, both: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
         """What one class adds to numerator and denominator."""
+        here = areas > 0
+        if self.smooth:
+            both, areas = both + self.smooth, areas + 2 * self.smooth
         if self.pooled:
             return 2 * both, areas
-        here = areas > 0
         score = both / (areas - both) if self.measure == "iou" else 2 * both / areas
         if self.absent == "left out":
             return score.where(here, 0.0), here.to(both.dtype)
@@ -176,11 +183,11 @@ class Gauge:
 
 def gauges(convention: Convention) -> tuple[Gauge, Gauge]:
     """Of the distance, and of what is matched by; one and the same where the convention matches by its distance."""
-    gauge = Gauge(convention.similarity, convention.absent, convention.pooled)
+    gauge = Gauge(convention.similarity, convention.absent, convention.pooled, convention.smooth)
     if convention.matched in (None, convention.similarity):
         return gauge, gauge
     absent = convention.absent if convention.matched_absent is None else convention.matched_absent
-    return gauge, Gauge(convention.matched or convention.similarity, absent)
+    return gauge, Gauge(convention.matched or convention.similarity, absent, smooth=convention.smooth)
 
 
 def leave_out(maps: Tensor, labels: Tensor, ignore: int | None) -> Tensor:

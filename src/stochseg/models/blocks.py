@@ -29,3 +29,13 @@ def upsample(x: Tensor) -> Tensor:
     """Double h and w by repeating pixels. Autocast would make a float32 copy here; there is nothing to gain by it."""
     with torch.autocast(x.device.type, enabled=False):
         return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def to_blocks(x: Tensor, patch: int) -> Tensor:
+    """Every block of patch x patch pixels as one, its pixels as channels: [b c h w] to [b c*patch*patch h/patch w/patch]."""
+    return F.pixel_unshuffle(x, patch) if patch > 1 else x
+
+
+def to_pixels(x: Tensor, patch: int) -> Tensor:
+    """The way back."""
+    return F.pixel_shuffle(x, patch) if patch > 1 else x

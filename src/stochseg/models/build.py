@@ -13,7 +13,7 @@ from stochseg.models.unet import UNet
 
 def build_calibration(config: CalibrationConfig, channels: int, classes: int) -> nn.Module:
     if config.net == "unet":
-        return UNet(channels, classes, config.widths, config.dropout)
+        return UNet(channels, classes, config.widths, config.dropout, config.patch)
     if config.net == "convnet":
         return ConvNet(channels, classes, config.width, config.dropout)
     segnet = SegNet(channels, classes, config.width, config.dropout)
@@ -24,7 +24,7 @@ def build_calibration(config: CalibrationConfig, channels: int, classes: int) ->
 
 def build_refinement(config: RefinementConfig, channels: int, classes: int) -> nn.Module:
     if config.net == "film":
-        return FilmRefinement(channels, classes, config.widths, config.latent, config.spatial_noise)
+        return FilmRefinement(channels, classes, config.widths, config.latent, config.spatial_noise, config.patch)
     return Refinement(channels, classes, config.latent, config.width, config.dropout)
 
 

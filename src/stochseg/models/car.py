@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -16,17 +12,13 @@ from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementCo
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.models.build import build_calibration, build_discriminator, build_refinement
-from stochseg.models.calibrated import Calibrated, Coverage, forget_calibrated, read_calibrated
 from stochseg.models.interfaces import RefinementNet
-from stochseg.models.precision import autocast, resolve_precision
-from stochseg.models.temperature import check_temperature, temper
+from stochseg.models.segmenter import Segmenter, as_tuples, classes_of, one_hot_maps
+from stochseg.models.temperature import temper
 from stochseg.sampling.sample import decode_in_chunks
 
-FORMAT = "stochseg-model"
-VERSION = 1
 
-
-class CAR:
+class CAR(Segmenter):
     """A distribution over segmentations of an image: q = F(x), sample = G([x, q], z).
 
         model = CAR.load("runs/lidc")
@@ -37,6 +29,8 @@ class CAR:
     or any module that maps images [b c h w] to logits [b k h w] and takes the place of F. discriminator: None leaves
     it out. seed: of the initial weights.
     """
+
+    method = "car"
 
     def __init__(
         self,
@@ -49,10 +43,7 @@ class CAR:
         seed: int = 0,
         precision: str = "float32",
     ) -> None:
-        self.classes = numbered_classes(classes) if isinstance(classes, int) else list(classes)
-        if len(self.classes) < 2:
-            raise InputError(f"classes {len(self.classes)}: a segmentation needs at least 2")
-        self.channels, self.size = channels, size
+        super().__init__(classes, channels, size, precision)
         self.architecture: dict[str, Any] = {
             "calibration": None if isinstance(calibration, nn.Module) else (calibration or CalibrationConfig()),
             "refinement": refinement or RefinementConfig(),
@@ -71,31 +62,10 @@ class CAR:
                 nets["discriminator"] = build_discriminator(discriminator, channels, k, size)
         self.networks = nn.ModuleDict(nets).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks.eval()
-        self.precision = precision
-        self.calibrated: Calibrated | None = None
-
-    @property
-    def temperature(self) -> tuple[float, ...] | None:
-        """One a class, applied to log q wherever q is used, in sampling too; None is 1. Fitted by `stochseg calibrate`.
-
-        Setting it forgets the coverage levels, which were fitted with the one before. Raises InputError for another
-        number of them than classes, or one not above 0.
-        """
-        return self.calibrated.temperature if self.calibrated else None
-
-    @temperature.setter
-    def temperature(self, temperature: Sequence[float] | None) -> None:
-        checked = None if temperature is None else check_temperature(temperature, len(self.classes))
-        self.calibrated = None if checked is None else Calibrated(checked)
-
-    @property
-    def coverage(self) -> Coverage | None:
-        """What `coverage_sets` goes by; None where `stochseg calibrate` has not run."""
-        return self.calibrated.coverage if self.calibrated else None
 
     @property
     def calibration(self) -> nn.Module:
-        return cast(nn.Module, self.networks["calibration"])
+        return self.networks["calibration"]
 
     @property
     def refinement(self) -> RefinementNet:
@@ -103,27 +73,12 @@ class CAR:
 
     @property
     def discriminator(self) -> nn.Module | None:
-        return cast(nn.Module, self.networks["discriminator"]) if "discriminator" in self.networks else None
+        return self.networks["discriminator"] if "discriminator" in self.networks else None
 
     @property
     def latent(self) -> int:
         """Length of z."""
         return self.refinement.latent
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = next(self.networks.parameters()).device
-        return device
-
-    def with_networks(self, networks: nn.ModuleDict) -> CAR:
-        """The same object over other weights (averaged ones)."""
-        other = copy.copy(self)
-        other.networks = networks
-        return other
-
-    def to(self, device: torch.device | str) -> Self:
-        self.networks.to(device)
-        return self
 
     @torch.no_grad()
     def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
@@ -197,154 +152,27 @@ class CAR:
         logit = self.discriminator(x.repeat_interleave(n, 0), one_hot)
         return probability(logit.float()).view(b, n)
 
-    def save(self, folder: str | Path, card: str = "") -> None:
-        """Write model.safetensors, config.json, the card README.md and what it was calibrated to: all that `load` needs."""
-        from safetensors.torch import save_file
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.networks.state_dict().items()}
-        forget_calibrated(folder)
-        save_file(state, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(self.facts(), indent=1))
-        (folder / "README.md").write_text(card or "A stochseg model. Load with `stochseg.CAR.load(folder)`.\n")
-        if self.calibrated:
-            self.calibrated.write(folder)
-
     def configs(self) -> dict[str, Any]:
         """The configs of the networks that were built from one, by name."""
         return {name: config for name, config in self.architecture.items() if config is not None}
 
     def facts(self) -> dict[str, Any]:
-        """What `load` needs beside the weights, as plain JSON."""
-        from stochseg import __version__
-
         nets = {name: to_plain(config) if config else None for name, config in self.architecture.items()}
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "stochseg": __version__,
-            "channels": self.channels,
-            "size": list(self.size),
-            "classes": [asdict(c) for c in self.classes],
-            **nets,
-        }
+        return self.common_facts() | nets
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        precision: str = "float32",
-        device: torch.device | str = "cpu",
-        calibration: nn.Module | None = None,
-    ) -> CAR:
-        """Load a run directory or an exported folder. Raises InputError where there is no model or it does not fit.
-
-        calibration: needed where the model was built with a calibration module of one's own; its weights are loaded.
-        """
-        folder = model_folder(Path(path))
-        file = folder / "config.json"
-        try:
-            facts = json.loads(file.read_text())
-            if facts.get("format") != FORMAT or facts.get("version", 0) > VERSION:
-                raise InputError(
-                    f"{file}: format {facts.get('format')} {facts.get('version')}; update stochseg or retrain"
-                )
-            if facts["calibration"] is None and calibration is None:
-                raise InputError(
-                    f"{file}: was built with a calibration module of its own; give it as `calibration=` to CAR.load or evaluate"
-                )
-            model = cls(
-                [ClassInfo(c["name"], tuple(c["color"])) for c in facts["classes"]],
-                facts["channels"],
-                tuple(facts["size"]),
-                calibration or CalibrationConfig(**_tuples(facts["calibration"]) | {"pretrained": None}),
-                RefinementConfig(**_tuples(facts["refinement"])),
-                DiscriminatorConfig(**facts["discriminator"]) if facts["discriminator"] else None,
-                precision=precision,
-            )
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    def from_facts(cls, facts: Mapping[str, Any], precision: str, calibration: nn.Module | None) -> Self:
+        if facts["calibration"] is None and calibration is None:
             raise InputError(
-                f"{file}: damaged or of another version ({error}); copy or train the model again"
-            ) from error
-        load_weights(model.networks, folder / "model.safetensors")
-        model.calibrated = read_calibrated(folder, len(model.classes))
-        return model.to(device)
-
-    def as_input(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
-        """Images [b c h w] in [-1, 1] as the networks take them; grey is repeated where they take three channels."""
-        if blackbox is not None:
-            raise InputError("blackbox: this model was built without a black box; leave it out")
-        if images.ndim == 4 and images.shape[1] == 1 and self.channels == 3:
-            images = images.expand(-1, 3, -1, -1)
-        if images.ndim != 4 or images.shape[1] != self.channels:
-            raise InputError(f"images of shape {list(images.shape)}: must be [b {self.channels} h w], in [-1, 1]")
-        return images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
-
-    def _check_latents(self, z: Tensor, images: int) -> None:
-        if z.ndim != 3 or z.shape[0] != images or z.shape[1] < 1 or z.shape[2] != self.latent:
-            raise InputError(f"z of shape {list(z.shape)}: must be [{images} n {self.latent}]")
-
-    def _autocast(self) -> torch.autocast:
-        return autocast(resolve_precision(self.precision, self.device), self.device)
-
-
-def numbered_classes(count: int) -> list[ClassInfo]:
-    """Classes without names: 'class 0', 'class 1', ... in well separated colours."""
-    import colorsys
-
-    def color(index: int) -> tuple[int, int, int]:
-        r, g, b = colorsys.hsv_to_rgb(0.61803 * index % 1, 0.7, 0.9)
-        return (round(255 * r), round(255 * g), round(255 * b)) if index else (0, 0, 0)
-
-    return [ClassInfo(f"class {i}", color(i)) for i in range(count)]
-
-
-def one_hot_maps(maps: Tensor, classes: int) -> Tensor:
-    """Integer maps [... h w] to float32 [... k h w]; a value outside the classes (a missing rater's 255) is all zero."""
-    ids = torch.arange(classes, device=maps.device, dtype=maps.dtype)
-    return (maps.unsqueeze(-3) == ids[:, None, None]).float()
-
-
-def model_folder(path: Path) -> Path:
-    """The folder with config.json and model.safetensors of a run directory or an exported folder."""
-    for folder in (path / "model", path):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return folder
-    if not path.exists():
-        raise InputError(f"{path}: no such run; train one with `stochseg train --out {path}`")
-    if not path.is_dir() or (path / "index.json").is_file():
-        kind = "store" if path.is_dir() else "file"
-        raise InputError(f"{path}: is a {kind}, no run; give the folder of a run or of an exported model")
-    raise InputError(f"{path}: holds no model yet; let the training reach its first validation, or train again")
-
-
-def load_weights(networks: nn.Module, file: Path) -> None:
-    """Load a safetensors file into the networks; InputError names what is missing, unknown or of another shape."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: damaged or not readable ({error}); copy or train the model again") from error
-    own = networks.state_dict()
-    wrong = sorted(
-        name
-        for name in own.keys() | state.keys()
-        if name not in own or name not in state or own[name].shape != state[name].shape
-    )
-    if wrong:
-        raise InputError(f"{file}: does not fit its config.json at {_few(wrong)}")
-    networks.load_state_dict(state)
-
-
-def _few(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _tuples(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+                "this model was built with a calibration module of its own; give it as `calibration=` to CAR.load or "
+                "evaluate"
+            )
+        return cls(
+            classes_of(facts),
+            facts["channels"],
+            tuple(facts["size"]),
+            calibration or CalibrationConfig(**as_tuples(facts["calibration"]) | {"pretrained": None}),
+            RefinementConfig(**as_tuples(facts["refinement"])),
+            DiscriminatorConfig(**facts["discriminator"]) if facts["discriminator"] else None,
+            precision=precision,
+        )

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stochseg.models.blocks import conv, conv_block, upsample
+from stochseg.models.blocks import conv, conv_block, to_blocks, to_pixels, upsample
 from stochseg.models.padding import pad_to_multiple
 
 FIELD = 8
@@ -29,7 +29,8 @@ class FilmRefinement(nn.Module):
     z = [global, field]: the global part scales and shifts features at every level (FiLM, Perez et al. 2018); the field,
     8x8 cells over the whole image, enters each level through a 1x1 convolution that starts at zero. Both are part of z,
     so one z is one hypothesis, and the network is a pure function. Samples are corrections to log q: before training
-    every sample is q. No norms in the path that runs once a sample: there they cost more than the convolutions.
+    every sample is q. No norms in the path that runs once a sample: there they cost more than the convolutions. patch:
+    side of the blocks of pixels that the first level takes as one, in more channels; the head gives their pixels back.
     """
 
     def __init__(
@@ -39,25 +40,28 @@ class FilmRefinement(nn.Module):
         widths: Sequence[int] = (16, 32, 64, 128),
         latent: int = 16,
         field: bool = True,
+        patch: int = 1,
     ):
         super().__init__()
-        self.stride = 2 ** (len(widths) - 1)
+        self.patch = patch
+        self.stride = patch * 2 ** (len(widths) - 1)
         self.latent = latent + FIELD * FIELD * field
         self._global = latent
-        self.stem = conv(channels + classes, widths[0])
+        self.stem = conv((channels + classes) * patch**2, widths[0])
         self.down = nn.ModuleList(conv_block(a, b) for a, b in zip(widths, widths[1:]))
         self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
         self.style = nn.Sequential(nn.Linear(latent, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.bring = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.steps = nn.ModuleList(FilmStep(width, 64, field) for width in widths[1:])
-        self.head = conv(widths[0], classes)
+        self.last = FilmStep(widths[0], 64, field) if patch > 1 else None
+        self.head = conv(widths[0], classes * patch**2)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def encode(self, x: Tensor, q: Tensor) -> Features:
         base = q.float().clamp_min(1e-4).log()
         full, crop = pad_to_multiple(torch.cat([x, base.to(x.dtype)], 1), self.stride)
-        level = self.stem(full)
+        level = self.stem(to_blocks(full, self.patch))
         levels = [level]
         for block in self.down:
             level = block(F.max_pool2d(level, 2))
@@ -76,8 +80,8 @@ class FilmRefinement(nn.Module):
             x = upsample(self.bring[level](x))
             # the skip belongs to the image: added to each of its samples without copying it n times
             x = (x.unflatten(0, (b, n)) + levels[level][:, None]).flatten(0, 1)
-        x = F.silu(x)
-        delta: Tensor = features.crop(self.head(x)).float().unflatten(0, (b, n))
+        x = F.silu(x) if self.last is None else self.last(x, style, noise)
+        delta: Tensor = features.crop(to_pixels(self.head(x), self.patch)).float().unflatten(0, (b, n))
         return delta + features.base[:, None]
 
     def forward(self, x: Tensor, q: Tensor, z: Tensor) -> Tensor:

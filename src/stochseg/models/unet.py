@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stochseg.models.blocks import conv, conv_block, norm, upsample
+from stochseg.models.blocks import conv, conv_block, norm, to_blocks, to_pixels, upsample
 from stochseg.models.padding import pad_to_multiple
 
 
@@ -13,25 +13,37 @@ class UNet(nn.Module):
     """Calibration network F(x) -> logits [b k h w] for images [b c h w] of any size.
 
     An encoder of two convolutions a level and a light decoder: skips are added after a 1x1 convolution, since
-    concatenating full-size maps costs more than convolving them. No norm at full size, where it costs most.
+    concatenating full-size maps costs more than convolving them. No norm at full size, where it costs most. patch: side
+    of the blocks of pixels that the first level takes as one, in more channels; the head gives their pixels back.
     """
 
-    def __init__(self, channels: int, classes: int, widths: Sequence[int] = (16, 32, 64, 128), dropout: float = 0.0):
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        dropout: float = 0.0,
+        patch: int = 1,
+    ):
         super().__init__()
-        self.stride = 2 ** (len(widths) - 1)
+        self.patch = patch
+        self.stride = patch * 2 ** (len(widths) - 1)
+        channels = channels * patch**2
         self.down = nn.ModuleList(
-            conv_block(a, b, dropout, normed=level > 0) for level, (a, b) in enumerate(zip((channels, *widths), widths))
+            conv_block(a, b, dropout, normed=level > 0 or patch > 1)
+            for level, (a, b) in enumerate(zip((channels, *widths), widths))
         )
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
         self.merge = nn.ModuleList(
-            nn.Sequential(norm(a) if level else nn.Identity(), nn.SiLU(), conv(a, a), nn.SiLU())
+            nn.Sequential(norm(a) if level or patch > 1 else nn.Identity(), nn.SiLU(), conv(a, a), nn.SiLU())
             for level, a in enumerate(widths[:-1])
         )
-        self.head = conv(widths[0], classes)
+        self.head = conv(widths[0], classes * patch**2)
 
     def forward(self, x: Tensor) -> Tensor:
         x, crop = pad_to_multiple(x, self.stride)
+        x = to_blocks(x, self.patch)
         levels: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
@@ -39,4 +51,4 @@ class UNet(nn.Module):
         for level in reversed(range(len(self.up))):
             x = upsample(self.up[level](x)) + self.skip[level](levels[level])
             x = self.merge[level](x)
-        return crop(self.head(x))
+        return crop(to_pixels(self.head(x), self.patch))

@@ -74,8 +74,8 @@ class Plot:
 
 def ranking(label: str, scores: Sequence[tuple[str, float]], interval: Sequence[float] | None, theme: Theme) -> Figure:
     """Scores on one line each, best known on top; the first of `scores` is the model, whose interval is a bar."""
-    figure = _figure(0.8 + 0.42 * len(scores), theme)
-    axes = _axes(figure.add_subplot(), theme)
+    figure = new_figure(0.8 + 0.42 * len(scores), theme)
+    axes = new_axes(figure.add_subplot(), theme)
     model = scores[0]
     order = sorted(scores, key=lambda one: -one[1])
     for place, (name, score) in enumerate(order):
@@ -110,8 +110,8 @@ def histogram(
 
     series: name -> values [N], nan left out; reference: of what is shown as one number, words that go before it and it.
     """
-    figure = _figure(3.3, theme)
-    axes = _axes(figure.add_subplot(), theme)
+    figure = new_figure(3.3, theme)
+    axes = new_axes(figure.add_subplot(), theme)
     defined = {name: values[np.isfinite(values)] for name, values in series.items()}
     every = np.concatenate(list(defined.values()))
     bins = int(np.clip(1.5 * np.sqrt(len(every) / len(series)), 8, 40))
@@ -138,10 +138,10 @@ def reliability(label: str, curves: Mapping[str, Mapping[str, Sequence[float]]],
     label: the probability of what; curves: name -> confidence, frequency and pixels, each a list with an entry a bin
     that holds any.
     """
-    figure = _figure(4.7, theme)
+    figure = new_figure(4.7, theme)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    _axes(above, theme)
-    _axes(below, theme)
+    new_axes(above, theme)
+    new_axes(below, theme)
     above.plot([0, 1], [0, 1], color=theme.reference, linewidth=1.2, linestyle=(0, (1, 1.5)), label="perfect")
     for (name, curve), color, marker in zip(curves.items(), (theme.first, theme.second), "os"):
         x, y, counts = (np.array(curve[key], np.float64) for key in ("confidence", "frequency", "pixels"))
@@ -164,10 +164,10 @@ def validation_curves(minutes: Values, curves: Mapping[str, Values], kept: int, 
 
     curves: "ged", "diversity", "raters_diversity", values [N] each.
     """
-    figure = _figure(4.2, theme)
+    figure = new_figure(4.2, theme)
     above, below = figure.subplots(2, 1, sharex=True)
     for axes, key, color in ((above, "ged", theme.first), (below, "diversity", theme.second)):
-        _axes(axes, theme).set_ylabel(key.replace("ged", "GED"))
+        new_axes(axes, theme).set_ylabel(key.replace("ged", "GED"))
         axes.plot(minutes, curves[key], color=color, linewidth=1.6, marker="o", markersize=3.5)
         ring = axes.plot(minutes[kept], curves[key][kept], "o", markersize=9, color=theme.ink, clip_on=False)
         ring[0].set(markerfacecolor="none", label="model kept" if axes is above else None)
@@ -187,10 +187,10 @@ def losses(minutes: Values, curves: Mapping[str, Values], theme: Theme) -> Figur
     """One small plot a loss, since each has its own scale, over common minutes of training; values [N], nan left out."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    figure = _figure(0.5 + 1.23 * len(curves), theme)
+    figure = new_figure(0.5 + 1.23 * len(curves), theme)
     rows = np.atleast_1d(figure.subplots(len(curves), 1, sharex=True))
     for axes, (name, values) in zip(rows, curves.items()):
-        _axes(axes, theme)
+        new_axes(axes, theme)
         there = np.isfinite(values)
         axes.plot(
             minutes[there], values[there], color=theme.first, linewidth=1.4, marker="o" if there.sum() == 1 else ""
@@ -227,7 +227,7 @@ def examples(
     columns = max(1, int((width - 6.3) / 1.5))  # of the legend, left of the scales
     foot = max(0.75, 0.4 + 0.22 * -(-len(legend) // columns))
     height = head + foot + step * len(lines)
-    figure = _figure(height, theme, width, layout=None)
+    figure = new_figure(height, theme, width, layout=None)
 
     sheet = figure.add_axes((0, 0, 1, 1))  # one for all: its coordinates are inches from the top left
     sheet.set_axis_off()
@@ -271,7 +271,7 @@ def _color_scale(axes: Axes, colors: str, label: str, theme: Theme) -> None:
     axes.set_xlabel(label, fontsize=10.5, color=theme.ink, labelpad=1)
 
 
-def _figure(
+def new_figure(
     height: float, theme: Theme, width: float = WIDTH, layout: Literal["constrained"] | None = "constrained"
 ) -> Figure:
     from matplotlib.figure import Figure
@@ -279,7 +279,7 @@ def _figure(
     return Figure(figsize=(width, height), layout=layout, facecolor=theme.paper)
 
 
-def _axes(axes: Axes, theme: Theme) -> Axes:
+def new_axes(axes: Axes, theme: Theme) -> Axes:
     """No box and no ticks where a light grid does; everything in the theme's ink."""
     axes.set_facecolor(theme.paper)
     axes.spines[["top", "right"]].set_visible(False)

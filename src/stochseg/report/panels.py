@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stochseg.data.batches import in_order
 from stochseg.data.store import MISSING_RATER, ClassInfo, Split
-from stochseg.models.car import CAR
+from stochseg.models.segmenter import Segmenter
 from stochseg.sampling.sample import latents
 
 Pixels = NDArray[np.uint8]
@@ -38,7 +38,7 @@ class Tile:
 
 
 def save_panel(
-    file: Path, model: CAR, split: Split, rows: Sequence[int], crop: int | None, seed: int, samples: int = 6
+    file: Path, model: Segmenter, split: Split, rows: Sequence[int], crop: int | None, seed: int, samples: int = 6
 ) -> None:
     """Draw one line an image: image, raters, samples, and P(not background) of q, white where it is 1."""
     batch = next(iter(in_order(split, len(rows), crop, rows)))

@@ -1,15 +1,13 @@
 """One step's losses of all networks, and their gradients. Which equation is where: ARCHITECTURE.md."""
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from stochseg.baselines.baseline import Baseline
 from stochseg.config import ObjectiveConfig
 from stochseg.data.batches import Batch
-from stochseg.data.store import MISSING_RATER
-from stochseg.models.car import one_hot_maps
 from stochseg.models.discriminator import probability
 from stochseg.models.interfaces import RefinementNet
 from stochseg.models.precision import autocast
@@ -17,43 +15,25 @@ from stochseg.objectives.adversarial import discriminator_accuracy, discriminato
 from stochseg.objectives.calibration import calibration_kl, mask_ignored
 from stochseg.objectives.cross_entropy import cross_entropy
 from stochseg.objectives.energy import energy_loss, marginal_cross_entropy
+from stochseg.objectives.targets import Targets
 
 
-@dataclass(frozen=True)
-class Targets:
-    """The annotations of a batch as the losses want them.
-
-    labels: one-hot [b r k h w], zeros for a missing rater; weights [b r], rows summing to 1 (0 for a missing rater);
-    mean: the raters' frequencies [b k h w], zeros where ignored; one: a one-hot map [b k h w] of one rater;
-    ignored: bool [b h w], or None where the store ignores no class.
-    """
-
-    labels: Tensor
-    weights: Tensor
-    mean: Tensor
-    one: Tensor
-    ignored: Tensor | None
-
-    @classmethod
-    def of(cls, labels: Tensor, classes: int, ignore: int | None, all_raters: bool) -> "Targets":
-        """labels: uint8 [b r h w], raters in random order. With all_raters False every target is the first rater's."""
-        present = (labels != MISSING_RATER).flatten(2).any(2)
-        first = present.float().argmax(1)  # the raters are shuffled: the first one present is one at random
-        if not all_raters:
-            rows = torch.arange(len(labels), device=labels.device)
-            labels, present = labels[rows, first][:, None], present[rows, first][:, None]
-            first = torch.zeros_like(first)
-        ignored = None
-        if ignore is not None:  # a pixel that one rater ignores carries no loss for any, so all say the same there
-            ignored = (labels == ignore).any(1)
-            labels = torch.where(ignored[:, None] & present[..., None, None], ignore, labels)
-        one_hot = one_hot_maps(labels, classes)
-        weights = present.float() / present.sum(1, keepdim=True).clamp_min(1)
-        one = one_hot[torch.arange(len(labels), device=labels.device), first]
-        mean = torch.einsum("brkhw,br->bkhw", one_hot, weights)
-        if ignored is not None:
-            mean = mean * ~ignored[:, None]
-        return cls(one_hot, weights, mean, one, ignored)
+def baseline_gradients(
+    model: Baseline,
+    part: Batch,
+    z: Tensor,
+    objective: ObjectiveConfig,
+    ignore: int | None,
+    dtype: torch.dtype,
+    share: float,
+) -> dict[str, Tensor]:
+    """The same for a method with one network and one loss of its own: the first of those that it names."""
+    device = part.images.device
+    targets = Targets.of(part.labels, len(model.classes), ignore, objective.raters == "all")
+    with autocast(dtype, device):
+        losses = model.losses(part.images, targets, z)
+    _backward(next(iter(losses.values())), share)
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def accumulate_gradients(
@@ -90,7 +70,7 @@ def accumulate_gradients(
     total = samples.new_zeros(())
     if objective.energy:
         losses["energy"] = energy_loss(
-            samples, targets.labels, targets.weights, objective.kernel, objective.smooth, ignore
+            samples, targets.labels, targets.weights, objective.kernel, objective.smooth, ignore, objective.spread
         ).mean()
         total = total + objective.energy * losses["energy"]
     if objective.marginal:

@@ -18,8 +18,8 @@ from stochseg.config import Config
 from stochseg.data.batches import Batches
 from stochseg.data.store import Store
 from stochseg.errors import Stopped
-from stochseg.models.car import CAR
 from stochseg.models.precision import resolve_precision
+from stochseg.models.segmenter import Segmenter
 from stochseg.progress import say
 from stochseg.training.checkpoint import average_weights, load_checkpoint, save_checkpoint
 from stochseg.training.log import Log
@@ -29,7 +29,7 @@ from stochseg.training.step import take_step
 from stochseg.training.validation import Validation
 
 
-def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bool) -> None:
+def run_training(model: Segmenter, store: Store, run: Path, config: Config, resume: bool) -> None:
     """Train `model` on `store`, leaving everything in the directory `run`.
 
     With a budget in steps or epochs the result on a CPU depends on the config alone, bit for bit, through any number of
@@ -57,6 +57,7 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
     log = Log(run, config, numbers["step"])
     start = time.monotonic() - numbers["seconds"]
     sums: Counter[str] = Counter()
+    steps_since = 0
     counts: Counter[str] = Counter()  # not every step has every loss: the discriminator's comes and goes
     logged = saved = time.monotonic()
 
@@ -94,16 +95,18 @@ def run_training(model: CAR, store: Store, run: Path, config: Config, resume: bo
 
             sums.update(losses)
             counts.update(losses.keys())
+            steps_since += 1
             speed = config.training.batch * step / elapsed()
             log.show(step, progress, budget.seconds_left(step, elapsed()), losses, speed)
             if progress >= 1 or step % config.training.log_every == 0:
                 now = time.monotonic()
                 means = {name: value / counts[name] for name, value in sums.items()}
-                speed = config.training.batch * counts["cross_entropy"] / (now - logged)
+                speed = config.training.batch * steps_since / (now - logged)
                 pace = {"epoch": epoch, "minutes": elapsed() / 60, "images_per_second": speed}
                 log.numbers(step, pace | means | {f"lr_{name}": rate for name, rate in rates.items()})
                 sums.clear()
                 counts.clear()
+                steps_since = 0
                 logged = now
             if progress >= 1 or step % config.validation.every == 0:
                 numbers["best"] = validation.judge(judged, step, numbers["best"], log)

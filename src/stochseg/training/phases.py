@@ -42,7 +42,7 @@ def make_phases(networks: nn.ModuleDict, config: Config) -> list[Phase]:
     """A phase for each network that is there, in the order of their updates."""
 
     def phases() -> Iterator[Phase]:
-        for name in ("calibration", "refinement", "discriminator"):
+        for name in ("calibration", "refinement", "discriminator", "baseline"):
             if name in networks:
                 yield Phase(name, networks[name], getattr(config.phases, name))
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import yaml
 
+from stochseg.baselines.baseline import Baseline
 from stochseg.config import BUDGETS, Config, to_plain
 from stochseg.data.batches import check_crop
 from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import get_convention
 from stochseg.models.calibrated import forget_calibrated
-from stochseg.models.car import CAR, load_weights
+from stochseg.models.car import CAR
 from stochseg.models.precision import resolve_device
+from stochseg.models.segmenter import Segmenter, load_weights, method_class
 from stochseg.presets import flatten, load_config
 from stochseg.progress import say
 from stochseg.training.checkpoint import has_checkpoint, read_numbers, write_tensors
@@ -55,6 +57,7 @@ def train(
     for checked in (split, store.split(settings.validation.split)):
         check_crop(checked, settings.input.crop)
     size = (settings.input.crop,) * 2 if settings.input.crop else (split.images.shape[1], split.images.shape[2])
+    trained: Segmenter
     if model is None:
         trained = build_model(settings, store, split.images.shape[3], size)
     else:
@@ -76,11 +79,15 @@ def train(
     return run
 
 
-def build_model(config: Config, store: Store, channels: int, size: tuple[int, int]) -> CAR:
+def build_model(config: Config, store: Store, channels: int, size: tuple[int, int]) -> Segmenter:
     """The networks that a config describes, for the classes of a store and images of these channels and this size."""
+    channels = 3 if config.input.grey_as_rgb and channels == 1 else channels
+    kind = method_class(config.method)
+    if issubclass(kind, Baseline):
+        return kind(store.classes, channels, size, config.baseline, config.seed, config.precision)
     return CAR(
         store.classes,
-        3 if config.input.grey_as_rgb and channels == 1 else channels,
+        channels,
         size,
         config.calibration,
         config.refinement,
@@ -104,12 +111,12 @@ def _prepare_own(model: CAR, config: Config, size: tuple[int, int]) -> None:
     model.size = size
 
 
-def describe(model: CAR) -> str:
+def describe(model: Segmenter) -> str:
     counts = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks.items()}
     return ", ".join(f"{name} {count / 1e6:.2f} M parameters" for name, count in counts.items())
 
 
-def keep_model(model: CAR, run: Path, step: int, images: int, values: dict[str, float]) -> None:
+def keep_model(model: Segmenter, run: Path, step: int, images: int, values: dict[str, float]) -> None:
     """Put the model into RUN/model, each file whole: config.json never changes in a run, the weights are replaced.
 
     What `stochseg calibrate` measured of the weights before goes with them: it does not hold for these.
@@ -128,14 +135,14 @@ def keep_model(model: CAR, run: Path, step: int, images: int, values: dict[str, 
     os.replace(partial, folder / "model.safetensors")
 
 
-def _card(model: CAR, step: int, images: int, values: dict[str, float]) -> str:
+def _card(model: Segmenter, step: int, images: int, values: dict[str, float]) -> str:
     names = ", ".join(c.name for c in model.classes)
     return (
-        f"# A stochseg model\n\nSamples segmentations ({names}) of images with {model.channels} channel(s), trained at "
-        f"{model.size[0]}x{model.size[1]} pixels for {step} steps.\n\nOn {images} images of the validation split it was "
-        f"chosen on: GED {values['ged']:.3f}, matched IoU {values['hm_iou']:.3f}. Scores on images that took no part "
-        "in the choice: `stochseg evaluate`.\n\n"
-        "    model = stochseg.CAR.load(FOLDER)\n    maps = model.sample(images, n=16)  # images float [b c h w] in [-1, 1]\n\n"
+        f"# A stochseg model\n\nSamples segmentations ({names}) of images with {model.channels} channel(s) by the method "
+        f"'{model.method}', trained at {model.size[0]}x{model.size[1]} pixels for {step} steps.\n\nOn {images} images of "
+        f"the validation split it was chosen on: GED {values['ged']:.3f}, matched IoU {values['hm_iou']:.3f}. Scores on "
+        "images that took no part in the choice: `stochseg evaluate`.\n\n"
+        "    model = stochseg.load(FOLDER)\n    maps = model.sample(images, n=16)  # images float [b c h w] in [-1, 1]\n\n"
         "For research. Not a medical device, not for clinical use.\n"
     )
 

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stochseg.baselines.baseline import Baseline
 from stochseg.config import Config
 from stochseg.data.batches import Batch
 from stochseg.errors import RunError
-from stochseg.models.car import CAR
-from stochseg.training.gradients import accumulate_gradients
+from stochseg.models.segmenter import Segmenter
+from stochseg.training.gradients import accumulate_gradients, baseline_gradients
 from stochseg.training.phases import Phase
 
 Losses = dict[str, float]
 
 
 def take_step(
-    model: CAR,
+    model: Segmenter,
     phases: list[Phase],
     batch: Batch,
     z: Tensor,
@@ -42,17 +43,21 @@ def take_step(
     for rows in torch.arange(len(z)).split(size):
         part = Batch(model.as_input(batch.images[rows]), batch.labels[rows].to(model.device))
         share = len(rows) / len(z)
-        found = accumulate_gradients(
-            model.networks,
-            part,
-            z[rows].to(model.device),
-            config.objective,
-            len(model.classes),
-            ignore,
-            dtype,
-            due.get("discriminator", False),
-            share,
-        )
+        noise = z[rows].to(model.device)
+        if isinstance(model, Baseline):
+            found = baseline_gradients(model, part, noise, config.objective, ignore, dtype, share)
+        else:
+            found = accumulate_gradients(
+                model.networks,
+                part,
+                noise,
+                config.objective,
+                len(model.classes),
+                ignore,
+                dtype,
+                due.get("discriminator", False),
+                share,
+            )
         for name, loss in found.items():
             losses[name] += float(loss) * share
     check_finite(losses, step)

@@ -9,7 +9,7 @@ from stochseg.config import Config
 from stochseg.data.store import Store
 from stochseg.evaluation import score_split
 from stochseg.metrics.conventions import get_convention
-from stochseg.models.car import CAR
+from stochseg.models.segmenter import Segmenter
 from stochseg.training.log import Log
 from stochseg.training.run import keep_model
 
@@ -28,7 +28,7 @@ class Validation:
         order = np.random.default_rng([config.seed, 3]).permutation(count)
         self.rows = sorted(int(i) for i in order[: min(count, wanted or count)])
 
-    def judge(self, model: CAR, step: int, best: float | None, log: Log) -> float | None:
+    def judge(self, model: Segmenter, step: int, best: float | None, log: Log) -> float | None:
         """Score the model, log it, draw a picture, and keep the model if it is the best so far.
 
         Selection is by GED less diversity / samples, which takes the pairs of a sample with itself out: the number of
@@ -64,7 +64,7 @@ class Validation:
         keep_model(model, self.run, step, len(self.rows), values)
         return judged
 
-    def _picture(self, model: CAR, step: int) -> None:
+    def _picture(self, model: Segmenter, step: int) -> None:
         from stochseg.report.panels import save_panel
 
         save_panel(
