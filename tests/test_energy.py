@@ -224,10 +224,8 @@ def test_its_expectation_is_least_at_the_true_frequencies(kernel: Kernel) -> Non
         shares = [i / 20 for i in range(21)]
         pairs = torch.tensor(list(product((0, 1), repeat=2)))
         loss = energy_loss(both[pairs], labels.expand(4, -1, -1, -1, -1), None, kernel, spread=spread)
-        total = [
-            sum(float(l) * p ** (2 - int(i.sum())) * (1 - p) ** int(i.sum()) for l, i in zip(loss, pairs))
-            for p in shares
-        ]
+        second = pairs.sum(1).tolist()  # how many of a pair show the second shape
+        total = [sum(float(x) * p ** (2 - m) * (1 - p) ** m for x, m in zip(loss, second, strict=True)) for p in shares]
         return shares[int(np.argmin(total))]
 
     assert best(1.0) == 0.3
