@@ -14,12 +14,13 @@ from torch import Tensor
 from stochseg import metrics
 from stochseg.config import ObjectiveConfig
 from stochseg.errors import InputError
-from stochseg.metrics.conventions import get_convention
+from stochseg.metrics.conventions import Statistic, get_convention
 from stochseg.metrics.flips import flip_distances
 from stochseg.models.segmenter import one_hot_maps
 from stochseg.objectives.calibration import mask_ignored
 from stochseg.objectives.energy import KERNELS, Kernel, energy_loss, marginal_cross_entropy
 
+STATISTICS: tuple[Statistic, ...] = ("U", "V")
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
@@ -43,18 +44,20 @@ def slow_distance(a: np.ndarray, b: np.ndarray, kernel: str, smooth: float, igno
 
 
 def slow_energy(
-    s: np.ndarray, y: np.ndarray, w: np.ndarray, v: np.ndarray, spread: float, kernel: str, *rest: float | None
+    s: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    v: np.ndarray,
+    spread: float,
+    kernel: str,
+    smooth: float,
+    ignore: int | None,
 ) -> float:
-    near = among = of_near = of_among = 0.0
-    for i in range(len(s)):
-        for j in range(len(y)):
-            near += v[i] * w[j] * slow_distance(s[i], y[j], kernel, *rest)  # type: ignore[arg-type]
-            of_near += v[i] * w[j]
-        for j in range(len(s)):
-            if i != j:
-                among += v[i] * v[j] * slow_distance(s[i], s[j], kernel, *rest)  # type: ignore[arg-type]
-                of_among += v[i] * v[j]
-    return 2 * near / of_near - spread * among / of_among
+    def mean(a: np.ndarray, b: np.ndarray, pairs: np.ndarray) -> float:
+        d = [[slow_distance(one, other, kernel, smooth, ignore) for other in b] for one in a]
+        return float((np.array(d) * pairs).sum() / pairs.sum())
+
+    return 2 * mean(s, y, np.outer(v, w)) - spread * mean(s, s, np.outer(v, v) * (1 - np.eye(len(s))))
 
 
 def soft_maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -75,7 +78,10 @@ def test_equals_the_loops(kernel: Kernel, hard_labels: bool, ignore: int | None)
         y = one_hot_maps(y.argmax(2), 4)
     w, v = torch.tensor([[0.5, 0.5], [3.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0], [0.2, 0.7, 0.4]])
     got = energy_loss(s, y, w, kernel, 0.7, ignore, 0.9, v)
-    wanted = [slow_energy(*(x[i].numpy() for x in (s, y, w, v)), 0.9, kernel, 0.7, ignore) for i in range(2)]
+    wanted = []
+    for i in range(2):
+        maps, labels, of_labels, of_maps = (x[i].numpy() for x in (s, y, w, v))
+        wanted.append(slow_energy(maps, labels, of_labels, of_maps, 0.9, kernel, 0.7, ignore))
     assert got.tolist() == pytest.approx(wanted, abs=1e-5)
 
 
@@ -86,7 +92,7 @@ def test_on_hard_maps_it_is_the_metric_up_to_the_raters_own_term(data: st.DataOb
     n, r, k, seed = (data.draw(st.integers(low, high)) for low, high in ((2, 6), (2, 4), (2, 4), (0, 10**6)))
     kernel: Kernel = data.draw(st.sampled_from(["minmax", "product", "dice"]))
     smooth = data.draw(st.sampled_from([0.0, 1.0, 0.3]))
-    ignore = data.draw(st.sampled_from([None, *range(0 if k > 2 else 1, k)])) if k > 2 else None
+    ignore = data.draw(st.sampled_from([None, *range(k)])) if k > 2 else None
     g = torch.Generator().manual_seed(seed)
     s, y = ((torch.randint(0, 2 * k, (3, m, 4, 4), generator=g) - k).clamp(min=0) for m in (n, r))
     y[0], s[0, 0] = 0, 0  # an image that nobody marked, and a sample without anything
@@ -96,13 +102,8 @@ def test_on_hard_maps_it_is_the_metric_up_to_the_raters_own_term(data: st.DataOb
     of_samples = torch.rand(3, n, generator=g) + 0.1 if data.draw(st.booleans()) else None
 
     rule = replace(get_convention("ccdm"), smooth=smooth, similarity="dice" if kernel == "dice" else "iou")
-    settings_of = {"classes": k, "convention": rule, "ignore": ignore}
-    u, v = (
-        metrics.energy_distance_parts(
-            s, y, statistic=t, sample_weights=of_samples, label_weights=weights, **settings_of
-        )
-        for t in ("U", "V")
-    )
+    distances = metrics.set_distances(s, y, k, rule, ignore)
+    u, v = (metrics.energy_distance_of(distances, t, of_samples, weights) for t in STATISTICS)
 
     present = (y != 255).flatten(2).any(2)
     w = None if weights is None else weights * present
@@ -162,15 +163,15 @@ def centred_kernel(maps: Tensor, kernel: Kernel, smooth: float) -> np.ndarray:
     """-d of all pairs without means: positive semidefinite exactly where d is of negative type."""
     m = len(maps)
     d = distance(maps.double().repeat_interleave(m, 0), maps.double().repeat(m, 1, 1, 1), kernel, smooth)
-    d = d.view(m, m).numpy()
-    means = d.mean(0)
-    return np.asarray(-(d - means[:, None] - means[None] + means.mean()))
+    of_pairs = d.view(m, m).numpy()
+    means = of_pairs.mean(0)
+    return np.asarray(means[:, None] + means[None] - means.mean() - of_pairs)
 
 
 @every_kernel
 @pytest.mark.parametrize("smooth", [0.0, 1.0])
 def test_every_kernel_is_of_negative_type_and_iou_tells_all_distributions_apart(kernel: Kernel, smooth: float) -> None:
-    """Over all maps of few pixels; then over soft maps. A direction of eigenvalue 0 is a difference that is not seen."""
+    """Over all maps of few pixels; then over soft maps. A direction of eigenvalue 0 is a difference it cannot see."""
     unseen = {"minmax": (0, 0), "product": (0, 0), "dice": (0, 2), "crps": (4, 11)}
     for pixels, blind in zip((3, 4), unseen[kernel], strict=True):
         values = np.linalg.eigvalsh(centred_kernel(all_maps(pixels, 2), kernel, smooth))
@@ -179,6 +180,9 @@ def test_every_kernel_is_of_negative_type_and_iou_tells_all_distributions_apart(
     assert np.linalg.eigvalsh(centred_kernel(all_maps(2, 3), kernel, smooth))[0] > -1e-12
     grid = torch.tensor(list(product((0.0, 0.3, 0.5, 1.0), repeat=3)))
     assert np.linalg.eigvalsh(centred_kernel(torch.stack([1 - grid, grid], 1)[:, :, None], kernel, smooth))[0] > -1e-12
+
+
+PAIRS = [[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
 
 
 @every_kernel
@@ -192,9 +196,6 @@ def test_what_of_maps_of_one_area_a_kernel_sees(kernel: Kernel) -> None:
         assert float(between) == pytest.approx(float(itself), abs=1e-6)
     else:
         assert float(between) > float(itself) + 0.1
-
-
-PAIRS = [[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
 
 
 def test_blur_is_diversity_to_product_alone() -> None:
@@ -214,8 +215,8 @@ def two_modes() -> Tensor:
 
 @every_kernel
 def test_its_expectation_is_least_at_the_true_frequencies(kernel: Kernel) -> None:
-    """Raters mark one of two shapes with p = .3 and .7: over all mixing shares of a sampler, .3 has the least loss; with
-    spread below 1 that is nearer to the likelier shape."""
+    """Raters mark one of two shapes with p = .3 and .7: of all mixing shares of a sampler, .3 has the least loss; with
+    spread below 1 one nearer to the likelier shape has."""
     both = two_modes()
     labels = both[torch.tensor([0] * 3 + [1] * 7)][None]
 
@@ -224,9 +225,8 @@ def test_its_expectation_is_least_at_the_true_frequencies(kernel: Kernel) -> Non
         shares = [i / 20 for i in range(21)]
         pairs = torch.tensor(list(product((0, 1), repeat=2)))
         loss = energy_loss(both[pairs], labels.expand(4, -1, -1, -1, -1), None, kernel, spread=spread)
-        second = pairs.sum(1).tolist()  # how many of a pair show the second shape
-        total = [sum(float(x) * p ** (2 - m) * (1 - p) ** m for x, m in zip(loss, second, strict=True)) for p in shares]
-        return shares[int(np.argmin(total))]
+        likely = [torch.tensor([p, 1 - p])[pairs].prod(1) for p in shares]
+        return shares[int(np.argmin([float((loss * each).sum()) for each in likely]))]
 
     assert best(1.0) == 0.3
     assert best(0.8) == 0.25
@@ -322,6 +322,8 @@ def test_the_metric_grants_every_pair_smooth_pixels_of_overlap() -> None:
     assert d_ys(smooth=1.0, absent=0.0) == [near([1 - 2 / 4, 1 - 1 / 3]), near([1 - 1 / 3, 1])]
     rule = replace(get_convention("ccdm"), smooth=1.0)
     assert metrics.hungarian_iou(samples, labels, convention=rule).tolist() == near([(2 / 4 + 1) / 2])
+    rule = replace(get_convention("d-persona"), smooth=1.0)  # matches by Dice
+    assert metrics.hungarian_iou(samples, labels, convention=rule).tolist() == near([(4 / 6 + 1) / 2])
     pooled = replace(get_convention("values"), smooth=0.5)
     d = metrics.energy_distance_parts(samples, labels, convention=pooled).d_ys
     assert d.tolist() == near([1 - 2 * (1 + 4 * 0.5) / (8 + 4 * 1)])

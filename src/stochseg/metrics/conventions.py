@@ -32,8 +32,8 @@ class Convention:
     absent: Absent = 1.0
     """Score of a class that neither map of a pair holds: 1.0, 0.0, or "left out" of the mean over classes."""
     smooth: float = 0.0
-    """Pixels of overlap granted to every pair in every class, as if the maps shared so many more: IoU is (both + smooth)
-    / (either + smooth). No source does so; the energy loss of training does (`objective.smooth`)."""
+    """Pixels of overlap granted to every pair in every class, as if the maps shared so many more: IoU is (both +
+    smooth) / (either + smooth). No source does so; the energy loss of training does (`objective.smooth`)."""
     pooled: bool = False
     """One ratio of sums over all pairs in place of a mean of the pairs' ratios."""
     statistic: Statistic = "V"

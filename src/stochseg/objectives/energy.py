@@ -11,15 +11,15 @@ pixels; e = `smooth` pixels of overlap are granted to every pair:
     dice      sum min(s, y)       2 (O + e) / (A + B + 2 e)      Dice
     crps      sum min(s, y)       1 - (A + B - 2 O) / pixels     so that d = mean |s - y|
 
-Every K is positive semidefinite on soft maps (a test looks at all maps of few pixels): with `spread` 1 the loss plus the
-labels' own term, - mean d(y, y'), is the unbiased squared MMD of both distributions (Gretton et al. 2012; energy
+Every K is positive semidefinite on soft maps (a test looks at all maps of few pixels): with `spread` 1 the loss plus
+the labels' own term, - mean d(y, y'), is the unbiased squared MMD of both distributions (Gretton et al. 2012; energy
 distance: Szekely & Rizzo 2013), and no sampler has less expected loss than one that draws as the raters do. What a
 kernel can tell apart differs:
 
-- IoU: every two distributions of a class's maps. For hard maps both overlaps are the same. For blurred ones "minmax" has
-  d = 0 between equal maps, while "product" sees a difference even there: it takes blur for diversity.
-- Dice is of negative type too (1 / (A + B) is a mixture of exp(-tA) exp(-tB)) though no metric, but blind: of all maps of
-  one area it sees only how likely each pixel is. Two raters at {1, 2} and {3, 4} are to it as two at {1, 3} and {2, 4}.
+- IoU: every two distributions of a class's maps. On hard maps both overlaps are the same. Between equal blurred maps
+  "minmax" has d = 0, while "product" sees a difference even there: it takes blur for diversity.
+- Dice is of negative type too (1 / (A + B) is a mixture of exp(-tA) exp(-tB)), though no metric, but blind: of all maps
+  of one area it sees only how likely each pixel is. To it, half {1, 2} and half {3, 4} is half {1, 3} and half {2, 4}.
 - CRPS: only how likely each pixel is, by itself: pixels drawn independently are as good as the truth, and it says
   nothing of shapes. For hard maps it is the Brier score of those likelihoods; `smooth` has no part in it.
 
@@ -53,10 +53,10 @@ def energy_loss(
 ) -> Tensor:
     """Energy loss of each image, [b], in float32 (float64 for float64); see the module for the equation.
 
-    samples: soft maps [b n k h w], n >= 2; labels: one-hot or soft maps [b r k h w], all zeros where a rater is missing;
+    samples: soft maps [b n k h w], n >= 2; labels: one-hot or soft maps [b r k h w], zeros for a missing rater;
     weights: [b r], how much each rater counts, 0 for a missing one (default: those present equally); sample_weights:
     [b n], the same for the samples, of which two or more count; either need not add up to 1, and passes gradients on.
-    Classes 1..k-1 count but for `ignore`; its pixels are to be masked in all maps before (`mask_ignored`).
+    Classes 1..k-1 count but for `ignore`, whose pixels are to be masked in all maps before (`mask_ignored`).
 
     spread: weight of the repelling term, a number or [b]. 1 is the unbiased squared MMD. (m - 1) / m is the expected
     V statistic of m samples, what a GED of m samples scores: 15/16 for GED16; its best sampler is a little less diverse
@@ -65,7 +65,7 @@ def energy_loss(
     On hard maps with smooth = e it is, up to the raters' own constant d_yy, the U statistic of
     `metrics.generalized_energy_distance` under `replace(get_convention("car"), smooth=e)` (similarity="dice" for Dice).
     Gradients are finite with smooth > 0, and with 0 too, though up to 1 / NOTHING: nearly empty maps are steep, and
-    empty ones have none. Raises InputError for a kernel that is not known and for a single sample.
+    empty ones have none. Raises InputError for a kernel that is not known, a single sample, and no class left.
     """
     n = samples.shape[1]
     if kernel not in KERNELS:
