@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor
 import stochseg
 from stochseg.baselines import diffusion
 from stochseg.baselines.baseline import Baseline
-from stochseg.config import BaselineConfig
+from stochseg.cli import main
+from stochseg.config import BaselineConfig, Config
 from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
 from stochseg.models.segmenter import METHODS, method_class
@@ -60,7 +62,7 @@ def test_a_sample_is_a_function_of_its_z(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", OTHERS)
 @pytest.mark.parametrize("ignore", [None, 2])
-def test_losses_fall_on_one_batch_and_ignored_pixels_are_without_gradient(method: str, ignore: int | None) -> None:
+def test_losses_fall_on_one_batch(method: str, ignore: int | None) -> None:
     model = made(method)
     x, targets = targets_of(ignore=ignore)
     z = torch.randn(2, 8, model.latent, generator=torch.Generator().manual_seed(3))
@@ -201,6 +203,25 @@ def test_draws_follow_their_probabilities() -> None:
     drawn = diffusion._drawn(p, torch.rand(1, 100, 100, generator=torch.Generator().manual_seed(0)))
     assert torch.allclose(drawn.sum(1), torch.ones(1, 100, 100))
     assert (drawn.mean((0, 2, 3)) - torch.tensor([0.2, 0.5, 0.3])).abs().max() < 0.02
+
+
+def test_the_config_names_the_methods_there_are() -> None:
+    assert set(get_args(get_type_hints(Config)["method"])) == set(METHODS)
+
+
+def test_a_model_of_ones_own_is_trained_by_its_method(tiny_store: Path, tmp_path: Path) -> None:
+    model = method_class("ssn")(2, 1, (32, 32), SMALL)  # type: ignore[call-arg]
+    options = {"input.crop": None, "training.batch": 4, "objective.samples": 2}
+    options |= {"validation.images": 2, "validation.samples": 2}
+    run = train(model, tiny_store, tmp_path / "run", "lidc", steps=2, **options)
+    assert type(stochseg.load(run)) is type(model)
+
+
+def test_the_sample_command_draws_from_any_method(tmp_path: Path) -> None:
+    made("ssn", classes=2).save(tmp_path / "model")
+    np.save(tmp_path / "image.npy", np.zeros((16, 16), np.uint8))
+    assert main(["sample", str(tmp_path / "model"), str(tmp_path / "image.npy"), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/image/samples.npz").is_file()
 
 
 def test_an_unknown_method_is_named() -> None:

@@ -19,8 +19,8 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
+from stochseg import metrics as m
 from stochseg.errors import InputError
-from stochseg.metrics import classes as m
 from stochseg.metrics.agreement import (
     best_sample,
     collective_insight,

@@ -12,8 +12,8 @@ from torch import Tensor
 from stochseg.data.image_files import list_images, read_image
 from stochseg.errors import InputError
 from stochseg.metrics import class_frequencies
-from stochseg.models.car import CAR
 from stochseg.models.precision import resolve_device, resolve_precision
+from stochseg.models.segmenter import Segmenter, load
 from stochseg.progress import say, track
 from stochseg.sampling.sample import latents
 from stochseg.sampling.write import Sampled, is_written, write_sampled
@@ -60,7 +60,7 @@ def sample_files(
         if value < least:
             raise InputError(f"--{flag} {value}: must be at least {least}")
     folders = _folders(list_images(images), out, overwrite)
-    model = CAR.load(run, precision, resolve_device(device))
+    model = load(run, precision, resolve_device(device))
     check_writable(out, f"--out {out}")
     written: list[Path] = []
     unpromised: list[str] = []
@@ -99,7 +99,7 @@ def _size(image: Tensor) -> tuple[int, int]:
     return h, w
 
 
-def _sample_one(model: CAR, run: Path, file: Path, image: Tensor, folder: Path, samples: int, seed: int) -> None:
+def _sample_one(model: Segmenter, run: Path, file: Path, image: Tensor, folder: Path, samples: int, seed: int) -> None:
     number = image_number(image)
     drawn = max(samples, model.coverage.samples if model.coverage else 0)  # the levels hold for their own number
     z = latents(seed, [number], drawn, model.latent)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from stochseg.config import BaselineConfig, to_plain
 from stochseg.data.store import ClassInfo
-from stochseg.errors import InputError
 from stochseg.models.segmenter import Segmenter, as_tuples, classes_of
 from stochseg.objectives.targets import Targets
 from stochseg.sampling.sample import PIXELS_AT_ONCE
@@ -61,21 +60,7 @@ class Baseline(Segmenter):
         x = self.as_input(images, blackbox)
         return torch.cat([soft.mean(1) for soft in self._chunks(x, z.expand(len(x), -1, -1))])
 
-    @torch.no_grad()
-    def sample(
-        self,
-        images: Tensor,
-        n: int = 16,
-        generator: torch.Generator | None = None,
-        blackbox: Tensor | None = None,
-        z: Tensor | None = None,
-    ) -> Tensor:
-        x = self.as_input(images, blackbox)
-        if n < 1:
-            raise InputError(f"n {n}: draw at least 1 sample")
-        if z is None:
-            z = torch.randn(len(x), n, self.latent, generator=generator)
-        self._check_latents(z, len(x))
+    def draw(self, x: Tensor, z: Tensor) -> Tensor:
         return torch.cat([soft.argmax(2).to(torch.uint8) for soft in self._chunks(x, z)])
 
     def _chunks(self, x: Tensor, z: Tensor) -> list[Tensor]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         empty_probability,
     )
     from stochseg.metrics.calibration import brier_score, dice_of_mean, negative_log_likelihood, soft_dice
+    from stochseg.metrics.calibration_classes import EmptyCalibrationError, ExpectedCalibrationError
     from stochseg.metrics.classes import (
         AreaCRPS,
         BestSample,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
         DiceOfMean,
         DistanceToLabels,
         DiversityAgreement,
-        EmptyCalibrationError,
-        ExpectedCalibrationError,
         GeneralizedEnergyDistance,
         HungarianIoU,
         MaxDice,
@@ -115,8 +114,8 @@ _HOME = {
     "DiceOfMean": "classes",
     "DistanceToLabels": "classes",
     "DiversityAgreement": "classes",
-    "EmptyCalibrationError": "classes",
-    "ExpectedCalibrationError": "classes",
+    "EmptyCalibrationError": "calibration_classes",
+    "ExpectedCalibrationError": "calibration_classes",
     "GeneralizedEnergyDistance": "classes",
     "HungarianIoU": "classes",
     "MaxDice": "classes",

@@ -12,8 +12,10 @@ from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 from torchmetrics.utilities.data import dim_zero_cat
 
+from stochseg.errors import InputError
 from stochseg.metrics.conventions import check_classes
-from stochseg.metrics.inputs import exact_dtype
+from stochseg.metrics.inputs import check_maps, exact_dtype
+from stochseg.metrics.marginals import class_frequencies
 from stochseg.metrics.reliability import UNITS, ReliabilityCounts
 
 
@@ -177,3 +179,16 @@ class BinnedMetric(ExactMetric):
 
     def _curve_names(self) -> list[str]:
         return [type(self).__name__]
+
+
+def marginals_of(predictions: Tensor, labels: Tensor, classes: int, from_samples: bool) -> Tensor:
+    """Probabilities [b k h w]: the predictions, or the class frequencies of predictions that are samples [b n h w]."""
+    if from_samples:
+        return class_frequencies(check_maps(predictions, labels, classes)[0], classes)
+    soft = isinstance(predictions, Tensor) and predictions.is_floating_point() and predictions.ndim == 4
+    if soft and predictions.shape[1] != classes:
+        raise InputError(
+            f"predictions have shape {list(predictions.shape)}, [b k h w] with k={predictions.shape[1]}; "
+            f"this metric was made with classes={classes}"
+        )
+    return predictions

@@ -100,44 +100,10 @@ class CAR(Segmenter):
         with self._autocast():
             return decode_in_chunks(self.refinement, x, q.to(self.device), z.to(self.device), soft=True)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        images: Tensor,
-        n: int = 16,
-        generator: torch.Generator | None = None,
-        blackbox: Tensor | None = None,
-        z: Tensor | None = None,
-    ) -> Tensor:
-        """Class maps uint8 [b n h w] for images [b c h w] in [-1, 1]; one forward pass a sample.
-
-        generator: a CPU generator for z; z [b n z] may be given instead.
-        """
-        x = self.as_input(images, blackbox)
-        if n < 1:
-            raise InputError(f"n {n}: draw at least 1 sample")
-        if z is None:
-            z = torch.randn(len(x), n, self.latent, generator=generator)
-        self._check_latents(z, len(x))
-        q = self.probabilities(images, blackbox)
+    def draw(self, x: Tensor, z: Tensor) -> Tensor:
+        q = self.probabilities(x)
         with self._autocast():
             return decode_in_chunks(self.refinement, x, q, z.to(self.device))
-
-    def coverage_sets(self, maps: Tensor, q: Tensor) -> Tensor:
-        """The pixels that hold a new rater's outline of each class with the calibrated probability: bool [b k h w].
-
-        maps: [b n h w] from `sample`, of which the first `coverage.samples` are used; q: [b k h w] from
-        `probabilities`. The whole image for a class without a level, such as the background. Raises InputError where
-        the model is not calibrated or there are fewer maps.
-        """
-        from stochseg.metrics.coverage import coverage_order, coverage_sets
-
-        if self.coverage is None:
-            raise InputError("this model holds no coverage levels; run `stochseg calibrate` on it first")
-        n = self.coverage.samples
-        if maps.ndim != 4 or maps.shape[1] < n:
-            raise InputError(f"maps of shape {list(maps.shape)}: the coverage levels hold for {n} samples; draw {n}")
-        return coverage_sets(coverage_order(maps[:, :n], q), self.coverage.levels)
 
     @torch.no_grad()
     def score(self, images: Tensor, maps: Tensor) -> Tensor:
@@ -164,8 +130,7 @@ class CAR(Segmenter):
     def from_facts(cls, facts: Mapping[str, Any], precision: str, calibration: nn.Module | None) -> Self:
         if facts["calibration"] is None and calibration is None:
             raise InputError(
-                "this model was built with a calibration module of its own; give it as `calibration=` to CAR.load or "
-                "evaluate"
+                "was built with a calibration module of its own; give it as `calibration=` to CAR.load or evaluate"
             )
         return cls(
             classes_of(facts),

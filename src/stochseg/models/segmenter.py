@@ -74,15 +74,8 @@ class Segmenter(ABC):
         """The marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]."""
 
     @abstractmethod
-    def sample(
-        self,
-        images: Tensor,
-        n: int = 16,
-        generator: torch.Generator | None = None,
-        blackbox: Tensor | None = None,
-        z: Tensor | None = None,
-    ) -> Tensor:
-        """Class maps uint8 [b n h w] for images [b c h w] in [-1, 1]; z [b n z] may be given, or a CPU generator."""
+    def draw(self, x: Tensor, z: Tensor) -> Tensor:
+        """Class maps uint8 [b n h w] for images x as the networks take them, and z [b n z]."""
 
     @abstractmethod
     def configs(self) -> dict[str, Any]:
@@ -96,6 +89,43 @@ class Segmenter(ABC):
     @abstractmethod
     def from_facts(cls, facts: Mapping[str, Any], precision: str, calibration: nn.Module | None) -> Self:
         """The same networks without their weights; KeyError, TypeError or ValueError where facts are damaged."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        images: Tensor,
+        n: int = 16,
+        generator: torch.Generator | None = None,
+        blackbox: Tensor | None = None,
+        z: Tensor | None = None,
+    ) -> Tensor:
+        """Class maps uint8 [b n h w] for images [b c h w] in [-1, 1].
+
+        generator: a CPU generator for z; z [b n z] may be given instead, then n is its own.
+        """
+        x = self.as_input(images, blackbox)
+        if n < 1:
+            raise InputError(f"n {n}: draw at least 1 sample")
+        if z is None:
+            z = torch.randn(len(x), n, self.latent, generator=generator)
+        self._check_latents(z, len(x))
+        return self.draw(x, z)
+
+    def coverage_sets(self, maps: Tensor, q: Tensor) -> Tensor:
+        """The pixels that hold a new rater's outline of each class with the calibrated probability: bool [b k h w].
+
+        maps: [b n h w] from `sample`, of which the first `coverage.samples` are used; q: [b k h w] from
+        `probabilities`. The whole image for a class without a level, such as the background. Raises InputError where
+        the model is not calibrated or there are fewer maps.
+        """
+        from stochseg.metrics.coverage import coverage_order, coverage_sets
+
+        if self.coverage is None:
+            raise InputError("this model holds no coverage levels; run `stochseg calibrate` on it first")
+        n = self.coverage.samples
+        if maps.ndim != 4 or maps.shape[1] < n:
+            raise InputError(f"maps of shape {list(maps.shape)}: the coverage levels hold for {n} samples; draw {n}")
+        return coverage_sets(coverage_order(maps[:, :n], q), self.coverage.levels)
 
     @property
     def temperature(self) -> tuple[float, ...] | None:
@@ -182,7 +212,10 @@ class Segmenter(ABC):
             kind = method_class(facts.get("method", "car"))
             if not issubclass(kind, cls):
                 raise InputError(f"{file}: is of the method {kind.method}; load it with {kind.__name__}.load")
-            model = kind.from_facts(facts, precision, calibration)
+            try:
+                model = kind.from_facts(facts, precision, calibration)
+            except InputError as error:
+                raise InputError(f"{file}: {error}") from error
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -29,7 +29,7 @@ FREE_ON_RESUME = (*BUDGETS, "device", "training.save_every", "training.tensorboa
 
 
 def train(
-    model: CAR | None = None,
+    model: Segmenter | None = None,
     data: str | Path = "",
     out: str | Path | None = None,
     config: str | None = None,
@@ -64,7 +64,9 @@ def train(
         trained = model
         check_fit(model, store)
         settings = dataclasses.replace(settings, **model.configs())
-        _prepare_own(model, settings, size)
+        if isinstance(model, CAR):
+            _check_discriminator(model, settings, size)
+        model.size = size
     trained.to(resolve_device(settings.device))
     check_loggers(settings)
     resume_state = resume and has_checkpoint(run / "checkpoint")
@@ -97,8 +99,8 @@ def build_model(config: Config, store: Store, channels: int, size: tuple[int, in
     )
 
 
-def _prepare_own(model: CAR, config: Config, size: tuple[int, int]) -> None:
-    """Check that a model of the user's own can be trained with this config, and note the size it is trained at."""
+def _check_discriminator(model: CAR, config: Config, size: tuple[int, int]) -> None:
+    """InputError where a model of the user's own lacks the discriminator that this config trains against, or its size."""
     if config.objective.adversarial and model.discriminator is None:
         raise InputError(
             "this config trains against a discriminator and the model has none; give CAR(discriminator=...), or set "
@@ -108,7 +110,6 @@ def _prepare_own(model: CAR, config: Config, size: tuple[int, int]) -> None:
         raise InputError(
             f"the model's discriminator takes {model.size} pixels, training has {size}; set CAR(size={size})"
         )
-    model.size = size
 
 
 def describe(model: Segmenter) -> str:
