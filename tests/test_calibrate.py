@@ -20,7 +20,7 @@ from stochseg.models.calibrated import NAME, Calibrated, Coverage
 from stochseg.models.car import CAR
 from stochseg.models.temperature import fit_temperature, temper
 from stochseg.report.calibration import calibration_text
-from stochseg.sampling.sample import latents
+from stochseg.sampling.latents import latents
 from stochseg.training.run import keep_model, train
 
 from .conftest import write_blobs

@@ -13,7 +13,7 @@ from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementCo
 from stochseg.errors import InputError
 from stochseg.models.precision import resolve_device
 from stochseg.sampling import sample
-from stochseg.sampling.sample import latents
+from stochseg.sampling.latents import latents
 
 SMALL = {"calibration": CalibrationConfig(widths=(8, 16, 24)), "refinement": RefinementConfig(widths=(8, 16, 24))}
 PAPER = {

@@ -18,7 +18,14 @@ from stochseg.metrics.conventions import Statistic, get_convention
 from stochseg.metrics.flips import flip_distances
 from stochseg.models.segmenter import one_hot_maps
 from stochseg.objectives.calibration import mask_ignored
-from stochseg.objectives.energy import KERNELS, Kernel, energy_loss, marginal_cross_entropy
+from stochseg.objectives.energy import (
+    KERNELS,
+    Kernel,
+    empty_cross_entropy,
+    energy_loss,
+    marginal_cross_entropy,
+    mean_of_samples,
+)
 
 STATISTICS: tuple[Statistic, ...] = ("U", "V")
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
@@ -266,6 +273,44 @@ def test_two_free_maps_and_their_weights_become_the_modes_and_their_frequencies(
 
 
 @every_kernel
+@pytest.mark.parametrize("smooth", [0.0, 0.7])
+def test_the_choice_of_the_empty_map_enters_by_its_exact_expectation(kernel: Kernel, smooth: float) -> None:
+    """Of two draws, each is the empty map with probability p, else one of the samples, never the same one twice."""
+    s, y = soft_maps(2, 3, 3, 4, 4), one_hot_maps(soft_maps(2, 2, 3, 4, 4, seed=1).argmax(2), 3)
+    w, p = torch.tensor([[0.5, 0.5], [3.0, 0.0]]), torch.tensor([0.3, 0.8])
+    got = energy_loss(s, y, w, kernel, smooth, spread=0.9, empty=p)
+    nothing = one_hot_maps(torch.zeros(1, 4, 4, dtype=torch.long), 3)[0].numpy()
+    for i in range(2):
+        maps, labels, of_labels, empty = list(s[i].numpy()), y[i].numpy(), w[i].numpy(), float(p[i])
+
+        def to_labels(a: np.ndarray, labels: np.ndarray = labels, of_labels: np.ndarray = of_labels) -> float:
+            each = [slow_distance(a, b, kernel, smooth) for b in labels]
+            return float(np.average(each, weights=of_labels))
+
+        near = empty * to_labels(nothing) + (1 - empty) * np.mean([to_labels(a) for a in maps])
+        two = np.mean([slow_distance(a, b, kernel, smooth) for j, a in enumerate(maps) for b in maps[:j]])
+        one = np.mean([slow_distance(a, nothing, kernel, smooth) for a in maps])
+        apart = (1 - empty) ** 2 * two + 2 * empty * (1 - empty) * one
+        assert float(got[i]) == pytest.approx(2 * near - 0.9 * apart, abs=1e-5)
+
+
+def test_the_probability_of_the_empty_map_becomes_its_frequency() -> None:
+    """Raters mark nothing in 3 of 10 maps, one shape in 7; P(empty) and one free map, drawn twice, learn both."""
+    shape = two_modes()[0]
+    nothing = one_hot_maps(torch.zeros(1, 8, 8, dtype=torch.long), 2)[0]
+    labels = torch.stack([nothing] * 3 + [shape] * 7)[None]
+    noise = torch.randn(1, 1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    logits, logit = (shape + 0.2 * noise).requires_grad_(), torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.Adam([logits, logit], 0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        energy_loss(logits.softmax(2).expand(-1, 2, -1, -1, -1), labels, empty=logit.sigmoid()).sum().backward()
+        optimizer.step()
+    assert torch.equal(one_hot_maps(logits.detach()[0].argmax(1), 2)[0], shape)
+    assert float(logit.detach().sigmoid()) == pytest.approx(0.3, abs=0.01)
+
+
+@every_kernel
 @pytest.mark.parametrize("smooth", [0.0, 1.0])
 @pytest.mark.parametrize("hard_labels", [False, True])
 def test_gradients_are_right(kernel: Kernel, smooth: float, hard_labels: bool) -> None:
@@ -275,7 +320,9 @@ def test_gradients_are_right(kernel: Kernel, smooth: float, hard_labels: bool) -
     y = one_hot_maps(y.argmax(2), 3).double() if hard_labels else y.requires_grad_()
     w = torch.tensor([[0.3, 0.7], [1.0, 0.0]], dtype=torch.float64)
     v = torch.tensor([[1.0, 2.0, 1.0], [0.2, 0.3, 0.5]], dtype=torch.float64, requires_grad=True)
+    p = torch.tensor([0.2, 0.7], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s, y, v: energy_loss(s, y, w, kernel, smooth, None, 0.9, v), (s, y, v))
+    assert torch.autograd.gradcheck(lambda s, p: energy_loss(s, y, w, kernel, smooth, None, 0.9, None, p), (s, p))
 
 
 @every_kernel
@@ -347,6 +394,27 @@ def test_marginal_cross_entropy_is_least_at_the_raters_mean() -> None:
     losses = []
     for p in (0.6, 0.7, 0.75, 0.8, 0.9):
         samples = torch.tensor([1 - p, p])[None, None, :, None, None].expand(1, 5, 2, 4, 4)
-        losses.append(float(marginal_cross_entropy(samples, target)))
+        losses.append(float(marginal_cross_entropy(samples.mean(1), target)))
     assert int(np.argmin(losses)) == 2
     assert losses[2] == pytest.approx(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75)), abs=1e-5)
+
+
+def test_the_mean_of_samples_counts_the_empty_map_with_its_probability() -> None:
+    samples = soft_maps(2, 3, 3, 4, 4)
+    nothing = one_hot_maps(torch.zeros(2, 4, 4, dtype=torch.long), 3)
+    p = torch.tensor([0.0, 0.25])
+    mean = mean_of_samples(samples, p)
+    assert torch.allclose(mean[0], samples[0].mean(0))
+    assert torch.allclose(mean[1], 0.75 * samples[1].mean(0) + 0.25 * nothing[1])
+    assert torch.equal(mean_of_samples(samples), samples.mean(1))
+
+
+def test_cross_entropy_of_the_empty_map_is_least_at_the_share_of_raters_present() -> None:
+    labels = torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    labels[0, 0, 1, 1] = 1
+    labels[0, 3] = 255  # of three raters present, two mark nothing
+    weights = torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0.0]])
+    shares = torch.linspace(0.05, 0.95, 19)
+    losses = [float(empty_cross_entropy(p[None], one_hot_maps(labels, 2), weights)) for p in shares]
+    assert float(shares[int(np.argmin(losses))]) == pytest.approx(2 / 3, abs=0.03)
+    assert min(losses) == pytest.approx(-(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)), abs=0.01)

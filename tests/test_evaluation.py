@@ -16,7 +16,7 @@ from stochseg.evaluation import draws_from_modes, evaluate, independent_pixels, 
 from stochseg.models.car import CAR
 from stochseg.report.page import write_report
 from stochseg.report.table import scores_table
-from stochseg.sampling.sample import latents
+from stochseg.sampling.latents import latents
 
 from .conftest import write_blobs
 from .test_car import made
@@ -204,3 +204,24 @@ def test_what_does_not_fit_is_refused(run: Path, tiny_store: Path, tmp_path: Pat
 def test_spread_is_even() -> None:
     assert spread(10, 4) == [0, 3, 6, 9]
     assert spread(3, 10) == [0, 1, 2]
+
+
+def test_scores_of_stratified_samples_go_apart(run: Path, tiny_store: Path) -> None:
+    plain = evaluate(run, tiny_store, "val", samples=4)
+    spread_out = evaluate(run, tiny_store, "val", samples=4, draws="stratified")
+    assert json.loads((run / "evaluation" / "val.json").read_text())["ged"] == plain["ged"]
+    assert json.loads((run / "evaluation" / "val_stratified.json").read_text())["draws"] == "stratified"
+    assert spread_out["ged"] != plain["ged"]
+    assert "stratified, not independent draws" in scores_table(spread_out)
+    assert "stratified" not in scores_table(plain)
+
+
+def test_how_often_nothing_is_marked(run: Path, tiny_store: Path) -> None:
+    result = evaluate(run, tiny_store, "val", samples=4)
+    with np.load(run / "evaluation" / "val.npz") as arrays:
+        assert result["empty"] == pytest.approx(arrays["empty"].mean())
+    labels = open_store(tiny_store).split("val").labels
+    present = (labels != 255).any((2, 3))
+    nothing = ~((labels > 0) & (labels != 255)).any((2, 3)) & present
+    assert result["raters_empty"] == pytest.approx((nothing.sum(1) / present.sum(1)).mean())
+    assert 0 <= result["ece_empty"] <= 1

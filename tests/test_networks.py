@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stochseg.errors import InputError
 from stochseg.models import segnet as segnet_module
 from stochseg.models.blocks import to_blocks, to_pixels
-from stochseg.models.convnet import ConvNet
+from stochseg.models.convnet import ConvNet, NoCalibration
 from stochseg.models.discriminator import PixelDiscriminator, PooledDiscriminator, probability
 from stochseg.models.film import FilmRefinement
 from stochseg.models.padding import pad_to_multiple
@@ -339,3 +339,29 @@ def test_blocks_are_taken_apart_as_they_were_put_together() -> None:
     assert blocks.shape == (2, 48, 2, 3)
     assert torch.equal(to_pixels(blocks, 4), x)
     assert torch.equal(blocks[:, :16, 0, 0], x[:, 0, :4, :4].flatten(1))
+
+
+def test_the_choice_of_the_empty_map_is_drawn_by_z_as_often_as_the_network_says() -> None:
+    torch.manual_seed(0)
+    g = FilmRefinement(CHANNELS, CLASSES, (4, 8), latent=3, choice=True)
+    assert g.presence is not None
+    g.presence[-1].bias.data.fill_(0.7)
+    nn.init.normal_(g.head.weight)
+    x, q = torch.randn(2, CHANNELS, 16, 16), torch.rand(2, CLASSES, 16, 16).softmax(1)
+    z = torch.randn(2, 2000, g.latent)
+    features = g.encode(x, q)
+    shapes, empty = g.hypotheses(features, z)
+    assert empty is not None
+    drawn = g.decode(features, z)
+    nothing = (drawn.argmax(2) == 0).flatten(2).all(2) & (drawn.softmax(2)[:, :, 0] > 0.999).flatten(2).all(2)
+    assert torch.allclose(nothing.float().mean(1), empty, atol=0.03)
+    assert torch.equal(drawn[~nothing], shapes[~nothing])
+    same = z.clone()
+    same[..., -1] = -9  # surely below
+    assert (g.decode(features, same).argmax(2) == 0).all()
+    assert g.latent == FilmRefinement(CHANNELS, CLASSES, (4, 8), latent=3).latent + 1
+
+
+def test_without_a_calibration_network_every_class_is_equally_likely() -> None:
+    logits = NoCalibration(CLASSES)(torch.randn(2, CHANNELS, 5, 7))
+    assert torch.equal(logits.softmax(1), torch.full((2, CLASSES, 5, 7), 1 / CLASSES))

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from stochseg.models.discriminator import PixelDiscriminator, PooledDiscriminator, probability
-from stochseg.objectives.adversarial import discriminator_accuracy, discriminator_loss, generator_loss, r1_penalty
+from stochseg.objectives.adversarial import (
+    discriminator_accuracy,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+    relativistic_discriminator_loss,
+    relativistic_generator_loss,
+    straight_through,
+)
 from stochseg.objectives.calibration import calibration_kl, mask_ignored
 from stochseg.objectives.cross_entropy import cross_entropy
 
@@ -256,3 +264,22 @@ def test_losses_are_float32_for_bfloat16() -> None:
             discriminator_loss(logits, logits),
         ):
             assert loss.dtype == torch.float32
+
+
+def test_relativistic_losses_see_differences_alone() -> None:
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([[0.5, 3.0], [-1.0, 0.0]])
+    wanted = [math.log(1 + math.exp(float(r - f))) for r, row in zip(real, fake) for f in row]
+    assert float(relativistic_generator_loss(real, fake)) == pytest.approx(sum(wanted) / 4, abs=1e-6)
+    assert torch.allclose(relativistic_generator_loss(real + 7, fake + 7), relativistic_generator_loss(real, fake))
+    wanted = [math.log(1 + math.exp(float(f - r))) for r, f in zip(real, fake[:, 0])]
+    assert float(relativistic_discriminator_loss(real, fake[:, 0])) == pytest.approx(sum(wanted) / 2, abs=1e-6)
+
+
+def test_straight_through_maps_are_one_hot_with_the_soft_maps_gradient() -> None:
+    logits = torch.randn(2, 3, 4, 5, 5).requires_grad_()
+    weight = torch.randn(2, 3, 4, 5, 5)
+    hard = straight_through(logits.softmax(2))
+    assert torch.allclose(hard, nn.functional.one_hot(logits.argmax(2), 4).movedim(-1, 2).float(), atol=1e-6)
+    (through,) = torch.autograd.grad((hard * weight).sum(), logits)
+    (soft,) = torch.autograd.grad((logits.softmax(2) * weight).sum(), logits)
+    assert torch.equal(through, soft)

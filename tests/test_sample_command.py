@@ -19,7 +19,7 @@ from stochseg.metrics.coverage import coverage_order, coverage_sets
 from stochseg.models.calibrated import Calibrated, Coverage
 from stochseg.models.car import CAR
 from stochseg.sample_files import image_number, sample_files
-from stochseg.sampling.sample import latents
+from stochseg.sampling.latents import latents
 from stochseg.sampling.write import write_sampled
 
 from .conftest import write_blobs
@@ -350,3 +350,19 @@ def test_several_classes_large_and_tiny_images_and_many_samples(tmp_path: Path) 
         assert Image.open(folder / "coverage.png").size == size
         assert maps_of(folder).shape == (50, *size[::-1])
         assert max(Image.open(folder / "sheet.png").size) < 5000
+
+
+def test_the_most_different_samples_are_named_and_all_are_kept(model: Path, pixels: np.ndarray, tmp_path: Path) -> None:
+    from stochseg.cli import main
+
+    np.save(tmp_path / "a.npy", pixels)
+    flags = ["--samples", "8", "--draws", "stratified", "--most-different", "3", "--out", str(tmp_path / "out")]
+    assert main(["sample", str(model), str(tmp_path / "a.npy"), *flags]) == 0
+    arrays = np.load(tmp_path / "out" / "a" / "samples.npz")
+    facts = json.loads((tmp_path / "out" / "a" / "summary.json").read_text())
+    assert arrays["maps"].shape[0] == 8
+    assert facts["draws"] == "stratified"
+    assert facts["most_different"]["samples"] == arrays["chosen"].tolist()
+    assert sum(facts["most_different"]["shares"]) == pytest.approx(1)
+    with pytest.raises(InputError, match="--most-different 3: must be from 1 to --samples 2"):
+        sample_files(model, [tmp_path / "a.npy"], tmp_path / "other", samples=2, most_different=3)

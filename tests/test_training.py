@@ -397,3 +397,30 @@ def test_a_model_of_ones_own_is_trained_and_resumed(tiny_store: Path, tmp_path: 
         train(mine(), tiny_store, tmp_path / "adversarial", **rest, steps=1, **{"objective.adversarial": 1.0})
     with pytest.raises(InputError, match="has 2 classes, the model 3"):
         train(CAR(3, 1), tiny_store, tmp_path / "other", **rest, steps=1)
+
+
+def test_relativistic_training_with_a_choice_of_the_empty_map(tiny_store: Path, tmp_path: Path) -> None:
+    more = {
+        "refinement.choice": True,
+        "objective.empty": 0.5,
+        "objective.adversarial": 1.0,
+        "objective.adversary": "relativistic",
+        "objective.r2": 1.0,
+        "discriminator.width": 8,
+    }
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", steps=6, **SMALL | more)
+    lines = [line for line in read_metrics(run) if "energy" in line]
+    assert all(
+        math.isfinite(line[name]) for line in lines for name in ("adversarial", "r1", "r2", "empty", "energy_gap")
+    )
+    assert {"val_selection", "val_selection_low", "val_selection_high"} <= read_metrics(run)[-1].keys()
+    maps = CAR.load(run).sample(torch.zeros(1, 1, 32, 32), n=64)
+    assert maps.shape == (1, 64, 32, 32)
+
+
+def test_without_a_calibration_network_refinement_alone_is_trained(tiny_store: Path, tmp_path: Path) -> None:
+    more = {"calibration.net": "none", "calibration.patch": 1}
+    run = train(data=tiny_store, out=tmp_path / "run", config="lidc", steps=3, **SMALL | more)
+    assert not any("gradient_calibration" in line for line in read_metrics(run))
+    q = CAR.load(run).probabilities(torch.zeros(1, 1, 32, 32))
+    assert torch.equal(q, torch.full_like(q, 0.5))

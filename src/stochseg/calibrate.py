@@ -36,7 +36,7 @@ from stochseg.models.precision import resolve_device, resolve_precision
 from stochseg.models.segmenter import model_folder
 from stochseg.models.temperature import check_temperature, fit_temperature
 from stochseg.progress import say, track
-from stochseg.sampling.sample import latents
+from stochseg.sampling.latents import latents
 from stochseg.wording import counted
 from stochseg.writable import check_writable
 

@@ -270,10 +270,15 @@ def _plainly(parser: Any, message: str) -> str:
 
 
 def _bare_switches(parser: Any, given: list[str]) -> list[str]:
-    """Let `--overwrite` stand for `--overwrite true`, and none for null: jsonargparse knows only the latter."""
+    """Let `--overwrite` stand for `--overwrite true`, none for null, and dashes in a flag for underscores: jsonargparse
+    knows only the latter."""
+    options = {o for a in parser._actions for o in a.option_strings}
     switches = {o for a in parser._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
     spelled: list[str] = []
-    for flag, following in zip(given, [*given[1:], ""]):
+    for word, following in zip(given, [*given[1:], ""]):
+        name, equals, value = word.partition("=")
+        plain = "--" + name[2:].replace("-", "_")
+        flag = plain + equals + value if word.startswith("--") and name not in options and plain in options else word
         spelled.append({"none": "null", "None": "null", "True": "true", "False": "false"}.get(flag, flag))
         if flag in switches and following.lower() not in ("true", "false"):
             spelled.append("true")

@@ -36,8 +36,9 @@ class InputConfig:
 class CalibrationConfig:
     """The calibration network F(x) -> q."""
 
-    net: Literal["unet", "segnet", "convnet"] = "unet"
-    """unet: small, for small machines. segnet: the paper's for LIDC (VGG19). convnet: the paper's over a black box."""
+    net: Literal["unet", "segnet", "convnet", "none"] = "unet"
+    """unet: small, for small machines. segnet: the paper's for LIDC (VGG19). convnet: the paper's over a black box.
+    none: every class equally likely everywhere, so that the refinement network stands alone (an ablation)."""
     widths: tuple[int, ...] = (16, 32, 64, 128)
     """Channels a level of the unet."""
     patch: int = 1
@@ -80,6 +81,8 @@ class RefinementConfig:
     """Length of z; film adds its 64 numbers of coarse spatial noise to it."""
     spatial_noise: bool = True
     """Film only: an 8x8 field of noise over the image as a part of z."""
+    choice: bool = False
+    """Film only: one number of z chooses, with a probability that is learned, whether anything is there at all."""
     dropout: float = 0.1
     """Paper only: dropout rate."""
 
@@ -148,7 +151,9 @@ class ObjectiveConfig:
     cross_entropy: float = 1.0
     """Cross entropy of q, for the calibration network."""
     adversarial: float = 0.0
-    """Non-saturating adversarial loss of the samples (paper: 10)."""
+    """Adversarial loss of the samples (paper: 10)."""
+    adversary: Literal["paper", "relativistic"] = "paper"
+    """paper: non-saturating, on soft maps. relativistic: sample against a rater of the same image, on class maps."""
     calibration: float = 0.0
     """KL of the samples' mean from q (paper: 5)."""
     energy: float = 1.0
@@ -163,13 +168,27 @@ class ObjectiveConfig:
     is what the GED of m samples rewards, a little less spread than the raters have."""
     marginal: float = 5.0
     """Cross entropy of the samples' mean against the raters' mean."""
+    empty: float = 0.0
+    """Cross entropy of P(empty) against the share of raters who mark nothing; needs refinement.choice."""
     r1: float = 10.0
     """Gradient penalty of the discriminator on real pairs."""
+    r2: float = 0.0
+    """The same on pairs of image and sample."""
     r1_on: Literal["probability", "logit"] = "logit"
-    """What the penalty is taken of: the paper's is the probability."""
+    """What the penalties are taken of: the paper's is the probability."""
 
     def __post_init__(self) -> None:
-        for name in ("cross_entropy", "adversarial", "calibration", "energy", "marginal", "r1", "smooth"):
+        for name in (
+            "cross_entropy",
+            "adversarial",
+            "calibration",
+            "energy",
+            "marginal",
+            "empty",
+            "r1",
+            "r2",
+            "smooth",
+        ):
             _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
         _require(self.spread > 0, "objective.spread", self.spread, "above 0")
         _require(self.samples >= 1, "objective.samples", self.samples, "at least 1")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from stochseg.data.batches import centre_crop_for, in_order
 from stochseg.data.store import Split, Store, open_store
 from stochseg.errors import InputError
+from stochseg.metrics.areas import empty_counts
 from stochseg.metrics.calibration import ReliabilityCounts, class_frequencies, reliability_counts
 from stochseg.metrics.conventions import Convention, Flip, get_convention
 from stochseg.metrics.intervals import bootstrap_totals_interval
@@ -26,7 +27,7 @@ from stochseg.metrics.raters import raters_reference
 from stochseg.models.precision import resolve_device, resolve_precision
 from stochseg.models.segmenter import Segmenter
 from stochseg.progress import say, track
-from stochseg.sampling.sample import latents
+from stochseg.sampling.latents import Draws, latents
 from stochseg.scoring.scores import averages, calibration_errors, more_scores, score_maps
 from stochseg.writable import check_writable
 
@@ -40,8 +41,9 @@ BASELINES = ("all_empty", "argmax", "independent_pixels", "raters")
 class Scores:
     """values: per image [N], by name; baselines: the same per trivial answer; reliability: of the marginals.
 
-    reliability has an entry for each of "q" and "mean" (of the samples) with "top" and "foreground" (`Target`);
-    bins: for "q" and "mean", what each image adds to the sums of "top", [N 3 bins]: counts, confidence, accuracy.
+    reliability has an entry for each of "q" and "mean" (of the samples) with "top" and "foreground" (`Target`), and one
+    of P(empty), ("empty", "top"); bins: by name, what each image adds to the sums of "top", [N 3 bins]: counts,
+    confidence, accuracy.
     """
 
     values: Values
@@ -60,6 +62,7 @@ def score_split(
     ignore: int | None = None,
     flips: Sequence[Flip] | None = None,
     seed: int = 0,
+    draws: Draws = "independent",
     rows: Sequence[int] | None = None,
     full: bool = True,
     progress: bool = False,
@@ -83,7 +86,7 @@ def score_split(
         numbers = chosen[done : done + len(batch.images)]
         done += len(numbers)
         q = model.probabilities(batch.images).cpu()
-        maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent)).cpu()
+        maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent, draws)).cpu()
 
         def score(answers: Tensor, labels: Tensor = batch.labels) -> dict[str, Tensor]:
             return score_maps(answers, labels, k, convention, ignore, flips)
@@ -98,6 +101,10 @@ def score_split(
                 before = reliability.get((name, target))
                 reliability[name, target] = counts if before is None else before + counts
         if full:
+            each = empty_counts(maps, batch.labels, k, ignore=ignore, per_image=True)
+            bins["empty"].append(torch.stack([each.counts, each.confidence, each.accuracy], 1))
+            before = reliability.get(("empty", "top"))
+            reliability["empty", "top"] = each.sum() if before is None else before + each.sum()
             same = (len(maps), samples, *maps.shape[2:])
             empty, likeliest = torch.zeros_like(maps[:, :1]), q.argmax(1, keepdim=True).to(torch.uint8)
             _add(trivial["all_empty"], score(empty.expand(same)))
@@ -166,6 +173,7 @@ def evaluate(
     seed: int = 0,
     precision: str = "auto",
     device: str = "auto",
+    draws: Draws = "independent",
     limit: int | None = None,
     verify: bool = False,
     calibration: nn.Module | None = None,
@@ -182,6 +190,8 @@ def evaluate(
         seed: of the samples.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda, ...
+        draws: independent, or stratified: samples spread evenly over the noise, whose scores are no scores of draws and
+            go apart, to RUN/evaluation/SPLIT_stratified.json.
         limit: score this many images, spread over the split, instead of all.
         verify: read the whole store first and compare its sha256.
         calibration: the calibration module, where the model was built with one of its own.
@@ -206,16 +216,28 @@ def evaluate(
     check_writable(folder, str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
-    _say_replaced(folder / f"{split}.json", len(rows), rule.name)
+    name = split if draws == "independent" else f"{split}_{draws}"
+    _say_replaced(folder / f"{name}.json", len(rows), rule.name)
     start = time.monotonic()
     scores = score_split(
-        model, chosen, samples, rule, crop=crop, ignore=store.ignore, flips=flips, seed=seed, rows=rows, progress=True
+        model,
+        chosen,
+        samples,
+        rule,
+        crop=crop,
+        ignore=store.ignore,
+        flips=flips,
+        seed=seed,
+        draws=draws,
+        rows=rows,
+        progress=True,
     )
     seconds = time.monotonic() - start
     arrays: dict[str, NDArray[Any]] = {"ids": np.array(chosen.ids)[rows], "groups": np.array(chosen.groups)[rows]}
     result = summary(scores, arrays["groups"]) | {
         "split": split,
         "samples": samples,
+        "draws": draws,
         "convention": rule.name,
         "flips": None if flips is None else [[*flip] for flip in flips],
         "split_images": len(chosen),
@@ -230,11 +252,11 @@ def evaluate(
     }
     arrays |= scores.values
     arrays |= {f"{name}_{key}": value for name, values in scores.baselines.items() for key, value in values.items()}
-    _write_arrays(folder / f"{split}_examples.npz", examples(model, chosen, scores, samples, crop, seed, rows))
-    _write_arrays(folder / f"{split}.npz", arrays)
-    partial = folder / f"{split}.json.partial"
+    _write_arrays(folder / f"{name}_examples.npz", examples(model, chosen, scores, samples, crop, seed, rows, draws))
+    _write_arrays(folder / f"{name}.npz", arrays)
+    partial = folder / f"{name}.json.partial"
     partial.write_text(json.dumps(result, indent=1))
-    os.replace(partial, folder / f"{split}.json")
+    os.replace(partial, folder / f"{name}.json")
     return result
 
 
@@ -285,7 +307,14 @@ def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
 
 
 def examples(
-    model: Segmenter, split: Split, scores: Scores, samples: int, crop: int | None, seed: int, rows: Sequence[int]
+    model: Segmenter,
+    split: Split,
+    scores: Scores,
+    samples: int,
+    crop: int | None,
+    seed: int,
+    rows: Sequence[int],
+    draws: Draws = "independent",
 ) -> dict[str, NDArray[Any]]:
     """A few images with their samples for the report: from the best GED to the worst, at even steps."""
     ged = np.nan_to_num(scores.values["ged"], nan=np.inf)
@@ -293,7 +322,7 @@ def examples(
     places = order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES + 2).astype(int)[1:-1])]
     numbers = [int(rows[p]) for p in places]
     batch = next(iter(in_order(split, len(numbers), crop, numbers)))
-    maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent))
+    maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent, draws))
     return {
         "ids": np.array([split.ids[i] for i in numbers]),
         "ged": ged[places],

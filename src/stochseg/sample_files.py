@@ -15,7 +15,8 @@ from stochseg.metrics import class_frequencies
 from stochseg.models.precision import resolve_device, resolve_precision
 from stochseg.models.segmenter import Segmenter, load
 from stochseg.progress import say, track
-from stochseg.sampling.sample import latents
+from stochseg.sampling import choose
+from stochseg.sampling.latents import Draws, latents
 from stochseg.sampling.write import Sampled, is_written, write_sampled
 from stochseg.wording import counted, some
 from stochseg.writable import check_writable
@@ -35,6 +36,8 @@ def sample_files(
     out: str | Path,
     samples: int = 16,
     seed: int = 0,
+    draws: Draws = "independent",
+    most_different: int | None = None,
     precision: str = "auto",
     device: str = "auto",
     overwrite: bool = False,
@@ -51,6 +54,8 @@ def sample_files(
         out: where the folders go.
         samples: samples of an image.
         seed: of the samples.
+        draws: independent, or stratified: spread evenly over the noise, so that few samples stand for the distribution.
+        most_different: show this many of the samples, as different as they come, with the share each speaks for.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda, ...
         overwrite: replace what an earlier call left of these images.
@@ -59,6 +64,8 @@ def sample_files(
     for flag, value, least in (("samples", samples, 1), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"--{flag} {value}: must be at least {least}")
+    if most_different is not None and not 1 <= most_different <= samples:
+        raise InputError(f"--most-different {most_different}: must be from 1 to --samples {samples}")
     folders = _folders(list_images(images), out, overwrite)
     model = load(run, precision, resolve_device(device))
     check_writable(out, f"--out {out}")
@@ -71,7 +78,7 @@ def sample_files(
         except InputError as error:
             failed[file] = error
             continue
-        _sample_one(model, run, file, image, folder, samples, seed)
+        _sample_one(model, run, file, image, folder, samples, seed, draws, most_different)
         if model.coverage and not model.coverage.holds_for(_size(image)):
             unpromised.append(file.name)
         written.append(folder)
@@ -99,10 +106,20 @@ def _size(image: Tensor) -> tuple[int, int]:
     return h, w
 
 
-def _sample_one(model: Segmenter, run: Path, file: Path, image: Tensor, folder: Path, samples: int, seed: int) -> None:
+def _sample_one(
+    model: Segmenter,
+    run: Path,
+    file: Path,
+    image: Tensor,
+    folder: Path,
+    samples: int,
+    seed: int,
+    draws: Draws,
+    different: int | None,
+) -> None:
     number = image_number(image)
     drawn = max(samples, model.coverage.samples if model.coverage else 0)  # the levels hold for their own number
-    z = latents(seed, [number], drawn, model.latent)
+    z = latents(seed, [number], drawn, model.latent, draws)
     maps = model.sample(image[None], z=z)
     q = model.probabilities(image[None])
     covered = model.coverage_sets(maps, q)[0].cpu().numpy() if model.coverage else None
@@ -112,13 +129,22 @@ def _sample_one(model: Segmenter, run: Path, file: Path, image: Tensor, folder: 
         "size": list(image.shape[1:]),
         "samples": samples,
         "seed": seed,
+        "draws": draws,
         "image_number": number,
         "model": str(run),
         "precision": str(resolve_precision(model.precision, model.device)).removeprefix("torch."),
         "temperature": model.temperature and list(model.temperature),
         "coverage": None,
     }
-    name, notes = "", [f"{samples} samples, seed {seed}, model {run}"]
+    kind = "" if draws == "independent" else f"{draws} "
+    name, notes = "", [f"{samples} {kind}samples, seed {seed}, model {run}"]
+    chosen = None
+    if different is not None:
+        picked, shares = choose.most_different(maps, different, len(model.classes))
+        chosen = picked[0].cpu().numpy()
+        facts["most_different"] = {"samples": chosen.tolist(), "shares": shares[0].tolist()}
+        said = ", ".join(f"{100 * share:.0f} %" for share in shares[0].tolist())
+        notes.append(f"shown: the {different} most different of them, which stand for {said} of them")
     if model.coverage:
         c = model.coverage
         facts["coverage"] = {
@@ -147,6 +173,7 @@ def _sample_one(model: Segmenter, run: Path, file: Path, image: Tensor, folder: 
         covered,
         name,
         notes,
+        chosen,
     )
     write_sampled(folder, result, model.classes, folder.name, facts)
 

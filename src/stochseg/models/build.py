@@ -3,7 +3,7 @@
 from torch import nn
 
 from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementConfig
-from stochseg.models.convnet import ConvNet
+from stochseg.models.convnet import ConvNet, NoCalibration
 from stochseg.models.discriminator import PixelDiscriminator, PooledDiscriminator
 from stochseg.models.film import FilmRefinement
 from stochseg.models.refinement import Refinement
@@ -14,6 +14,8 @@ from stochseg.models.unet import UNet
 def build_calibration(config: CalibrationConfig, channels: int, classes: int) -> nn.Module:
     if config.net == "unet":
         return UNet(channels, classes, config.widths, config.dropout, config.patch)
+    if config.net == "none":
+        return NoCalibration(classes)
     if config.net == "convnet":
         return ConvNet(channels, classes, config.width, config.dropout)
     segnet = SegNet(channels, classes, config.width, config.dropout)
@@ -24,7 +26,9 @@ def build_calibration(config: CalibrationConfig, channels: int, classes: int) ->
 
 def build_refinement(config: RefinementConfig, channels: int, classes: int) -> nn.Module:
     if config.net == "film":
-        return FilmRefinement(channels, classes, config.widths, config.latent, config.spatial_noise, config.patch)
+        return FilmRefinement(
+            channels, classes, config.widths, config.latent, config.spatial_noise, config.patch, config.choice
+        )
     return Refinement(channels, classes, config.latent, config.width, config.dropout)
 
 

@@ -38,3 +38,15 @@ class ConvNet(nn.Module):
 
 def _conv3x3(inside: int, outside: int) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, 3, padding=1, padding_mode="reflect")
+
+
+class NoCalibration(nn.Module):
+    """In place of a calibration network: every class is equally likely everywhere. The paper's ablation, "G alone"."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [b c h w]. Returns logits [b k h w], all zero."""
+        return x.new_zeros(len(x), self.classes, *x.shape[-2:])

@@ -11,24 +11,38 @@ from stochseg.models.blocks import conv, conv_block, to_blocks, to_pixels, upsam
 from stochseg.models.padding import pad_to_multiple
 
 FIELD = 8
-"""Side of the coarse noise field, in cells: z's last FIELD * FIELD numbers, stretched over the image."""
+"""Side of the coarse noise field, in cells: FIELD * FIELD numbers of z, stretched over the image."""
+CERTAIN = 20.0
+"""Logit of the background in a map without anything."""
 
 
 @dataclass
 class Features:
-    """What does not depend on z, computed once an image: one map a level (finest first), and the logits of q."""
+    """What does not depend on z, computed once an image.
+
+    levels: one map a level, finest first; base: log q [b k h w]; empty: P(nothing is there) [b], None without that choice.
+    """
 
     levels: list[Tensor]
     base: Tensor
+    empty: Tensor | None
     crop: Callable[[Tensor], Tensor]
+
+
+def chosen_empty(empty: Tensor, z: Tensor) -> Tensor:
+    """Which of the samples that z [b n z] stands for are the map without anything, bool [b n]; empty: P(empty) [b]."""
+    chosen: Tensor = torch.special.ndtr(z[..., -1].float()) < empty[:, None]
+    return chosen
 
 
 class FilmRefinement(nn.Module):
     """Refinement network G([x, q], z) -> logits [b n k h w]; images [b c h w] in [-1, 1], q [b k h w], z [b n z].
 
-    z = [global, field]: the global part scales and shifts features at every level (FiLM, Perez et al. 2018); the field,
-    8x8 cells over the whole image, enters each level through a 1x1 convolution that starts at zero. Both are part of z,
-    so one z is one hypothesis, and the network is a pure function. Samples are corrections to log q: before training
+    z = [global, field, choice]: the global part scales and shifts features at every level (FiLM, Perez et al. 2018); the
+    field, 8x8 cells over the whole image, enters each level through a 1x1 convolution that starts at zero; choice, one
+    number, decides whether anything is there at all: the map is all background where its normal distribution function
+    is below P(empty), which the image alone gives. All are part of z, so one z is one hypothesis, and the network is a
+    pure function. Samples are corrections to log q: before training
     every sample is q. No norms in the path that runs once a sample: there they cost more than the convolutions. patch:
     side of the blocks of pixels that the first level takes as one, in more channels; the head gives their pixels back.
     """
@@ -41,12 +55,13 @@ class FilmRefinement(nn.Module):
         latent: int = 16,
         field: bool = True,
         patch: int = 1,
+        choice: bool = False,
     ):
         super().__init__()
         self.patch = patch
         self.stride = patch * 2 ** (len(widths) - 1)
-        self.latent = latent + FIELD * FIELD * field
-        self._global = latent
+        self.latent = latent + FIELD * FIELD * field + choice
+        self._parts = [latent, FIELD * FIELD * field, int(choice)]
         self.stem = conv((channels + classes) * patch**2, widths[0])
         self.down = nn.ModuleList(conv_block(a, b) for a, b in zip(widths, widths[1:]))
         self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
@@ -55,6 +70,7 @@ class FilmRefinement(nn.Module):
         self.steps = nn.ModuleList(FilmStep(width, 64, field) for width in widths[1:])
         self.last = FilmStep(widths[0], 64, field) if patch > 1 else None
         self.head = conv(widths[0], classes * patch**2)
+        self.presence = nn.Sequential(nn.Linear(2 * widths[-1], 64), nn.SiLU(), nn.Linear(64, 1)) if choice else None
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -67,12 +83,25 @@ class FilmRefinement(nn.Module):
             level = block(F.max_pool2d(level, 2))
             levels.append(level)
         levels[:-1] = [skip(a) for skip, a in zip(self.skip, levels)]
-        return Features(levels, base, crop)
+        return Features(levels, base, self._empty(level), crop)
 
     def decode(self, features: Features, z: Tensor) -> Tensor:
+        shapes, empty = self.hypotheses(features, z)
+        if empty is None:
+            return shapes
+        nothing = torch.zeros_like(shapes[:1, :1])
+        nothing[:, :, 0] = CERTAIN
+        return torch.where(chosen_empty(empty, z)[..., None, None, None], nothing, shapes)
+
+    def hypotheses(self, features: Features, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits [b n k h w] of maps with something in them, and P(empty) [b], None for a network without that choice.
+
+        Training takes the mean over the choice exactly; `decode` draws it.
+        """
         b, n = z.shape[:2]
-        style = self.style(z[..., : self._global].flatten(0, 1))
-        noise = z[..., self._global :].reshape(b * n, -1, FIELD, FIELD) if z.shape[-1] > self._global else None
+        z_global, z_field, _ = z.split(self._parts, 2)
+        style = self.style(z_global.flatten(0, 1))
+        noise = z_field.reshape(b * n, 1, FIELD, FIELD) if z_field.shape[-1] else None
         levels = features.levels
         x = levels[-1][:, None].expand(-1, n, -1, -1, -1).flatten(0, 1)
         for level in reversed(range(len(self.steps))):
@@ -82,7 +111,15 @@ class FilmRefinement(nn.Module):
             x = (x.unflatten(0, (b, n)) + levels[level][:, None]).flatten(0, 1)
         x = F.silu(x) if self.last is None else self.last(x, style, noise)
         delta: Tensor = features.crop(to_pixels(self.head(x), self.patch)).float().unflatten(0, (b, n))
-        return delta + features.base[:, None]
+        return delta + features.base[:, None], features.empty
+
+    def _empty(self, coarsest: Tensor) -> Tensor | None:
+        """P(nothing is there) [b], of the coarsest features [b c h w]."""
+        if self.presence is None:
+            return None
+        pooled = torch.cat([coarsest.mean((2, 3)), coarsest.amax((2, 3))], 1)
+        logit: Tensor = self.presence(pooled)[:, 0].float()
+        return torch.sigmoid(-logit)
 
     def forward(self, x: Tensor, q: Tensor, z: Tensor) -> Tensor:
         return self.decode(self.encode(x, q), z)

@@ -16,3 +16,6 @@ class RefinementNet(Protocol):
 
     def decode(self, features: Any, z: Tensor) -> Tensor:
         """Logits [b n k h w] of the samples that z [b n z] stands for."""
+
+    def hypotheses(self, features: Any, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The same before an explicit choice of the empty map, and the probability [b] of that choice, None without one."""

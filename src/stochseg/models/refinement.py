@@ -76,6 +76,10 @@ class Refinement(nn.Module):
         logits: Tensor = self.inject3(x, z)
         return logits.view(b, n, *logits.shape[1:])
 
+    def hypotheses(self, features: Features, z: Tensor) -> tuple[Tensor, None]:
+        """The same: there is no choice beside z."""
+        return self.decode(features, z), None
+
 
 class _Injection(nn.Module):
     """z shifts and scales every channel, then a 1x1 convolution: mix((f + shift z) * (scale z + 1e-5)).

@@ -50,6 +50,7 @@ def energy_loss(
     ignore: int | None = None,
     spread: float | Tensor = 1.0,
     sample_weights: Tensor | None = None,
+    empty: Tensor | None = None,
 ) -> Tensor:
     """Energy loss of each image, [b], in float32 (float64 for float64); see the module for the equation.
 
@@ -57,6 +58,9 @@ def energy_loss(
     weights: [b r], how much each rater counts, 0 for a missing one (default: those present equally); sample_weights:
     [b n], the same for the samples, of which two or more count; either need not add up to 1, and passes gradients on.
     Classes 1..k-1 count but for `ignore`, whose pixels are to be masked in all maps before (`mask_ignored`).
+
+    empty: [b], the probability that a draw is the map without anything instead of one of these samples. It enters by its
+    exact expectation, so that its gradient has no noise of draws.
 
     spread: weight of the repelling term, a number or [b]. 1 is the unbiased squared MMD. (m - 1) / m is the expected
     V statistic of m samples, what a GED of m samples scores: 15/16 for GED16; its best sampler is a little less diverse
@@ -89,18 +93,43 @@ def energy_loss(
     w_ss = sample_weights[:, first] * sample_weights[:, second]
     near = (d_sy * w_sy).sum((1, 2)) / w_sy.sum((1, 2))
     apart = (d_ss * w_ss).sum(1) / w_ss.sum(1)
+    if empty is not None:
+        d_ey, d_es = (_distance(torch.zeros_like(a), a, kernel, smooth, s.shape[-1]) for a in (area_y, area_s))
+        d_ey = (d_ey * weights).sum(1) / weights.sum(1)
+        d_es = (d_es * sample_weights).sum(1) / sample_weights.sum(1)
+        near = torch.lerp(near, d_ey, empty)
+        apart = (1 - empty).square() * apart + 2 * empty * (1 - empty) * d_es  # two empty maps are alike
     loss: Tensor = 2 * near - spread * apart
     return loss
 
 
-def marginal_cross_entropy(samples: Tensor, target: Tensor) -> Tensor:
+def mean_of_samples(samples: Tensor, empty: Tensor | None = None) -> Tensor:
+    """The mean [b k h w] of soft maps [b n k h w], of which a share `empty` [b] is the map without anything instead."""
+    mean = full_precision(samples).mean(1)
+    if empty is None:
+        return mean
+    nothing = torch.zeros_like(mean)
+    nothing[:, 0] = 1
+    return torch.lerp(mean, nothing, empty[:, None, None, None])
+
+
+def marginal_cross_entropy(mean: Tensor, target: Tensor) -> Tensor:
     """Cross entropy of the samples' mean against the raters' mean, in nats, mean over pixels: a scalar.
 
-    samples: soft maps [b n k h w]; target: the raters' frequencies [b k h w], rows of zeros where a pixel is ignored.
+    mean: [b k h w]; target: the raters' frequencies [b k h w], rows of zeros where a pixel is ignored.
     It holds the pixel marginals, and leads out of the all-empty answer, where the energy loss has little gradient.
     """
-    mean = samples.float().mean(1).clamp_min(1e-6)
-    return -(target * mean.log()).sum(1).mean()
+    return -(target * mean.clamp_min(1e-6).log()).sum(1).mean()
+
+
+def empty_cross_entropy(empty: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Cross entropy of P(empty) [b] against the share of raters who mark nothing, in nats: a scalar.
+
+    labels: one-hot [b r k h w]; weights: [b r], rows summing to 1, 0 for a missing rater.
+    """
+    share = (~labels[:, :, 1:].flatten(2).any(2) * weights).sum(1)
+    p = empty.clamp(1e-6, 1 - 1e-6)
+    return -(share * p.log() + (1 - share) * (1 - p).log()).mean()
 
 
 def _counted(maps: Tensor, ignore: int | None) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stochseg.data.batches import in_order
 from stochseg.data.store import MISSING_RATER, ClassInfo, Split
 from stochseg.models.segmenter import Segmenter
-from stochseg.sampling.sample import latents
+from stochseg.sampling.latents import latents
 
 Pixels = NDArray[np.uint8]
 GAP = 2

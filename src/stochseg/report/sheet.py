@@ -33,18 +33,23 @@ def save_sheet(
     sets_name: str,
     classes: Sequence[ClassInfo],
     notes: Sequence[str] = (),
+    chosen: NDArray[np.int64] | None = None,
 ) -> None:
     """Draw the sheet. image: uint8 [c h w]; maps: uint8 [n h w], the samples; sets: bool [k h w], the coverage sets.
 
-    sets_name: what the tile of the sets is called. notes: lines of text beside the legend.
+    sets_name: what the tile of the sets is called. notes: lines of text beside the legend. chosen: the numbers of the
+    samples to show, the first ones by default; mean and entropy are those of all.
     """
     two = len(classes) == 2
+    shown = SHOWN if chosen is None else len(chosen)
+    if chosen is not None:
+        maps = np.concatenate([maps[chosen], np.delete(maps, chosen, 0)])
     legend = _legend(maps, classes)
     image, maps, sets = _smaller(image, maps, sets)
     # the sets go in as what is drawn the same way: for two classes a rater's outline, for more the probabilities q
     outline = sets[1:].astype(np.uint8) if sets is not None and two else maps[:0]
     q = possible(sets) if sets is not None else np.zeros((len(classes), *maps.shape[1:]))
-    tiles = example_tiles(image, outline, maps, q, classes, SHOWN)
+    tiles = example_tiles(image, outline, maps, q, classes, shown)
     factor = -(-NARROWEST // tiles[0].pixels.shape[1])
     tiles = [replace(tile, pixels=tile.pixels.repeat(factor, 0).repeat(factor, 1)) for tile in tiles]
     named = {tile.name: tile for tile in tiles}
@@ -58,7 +63,7 @@ def save_sheet(
     columns = max(1, (WIDTH + GAP) // step)
     width = max(columns * step - GAP, len(top) * step - GAP)
     beside = width - len(top) * step - MARGIN >= SCALE_WIDTH + 200  # room for the words right of the first row
-    if len(samples) < len(maps):
+    if chosen is None and len(samples) < len(maps):
         notes = [*notes, f"the first {len(samples)} samples are shown"]
     words = LINE * (len(legend) + len(notes)) + 8 + (2 if two else 1) * (SCALE_HEIGHT + LINE)
     first_row = h + CAPTION if not beside else max(h + CAPTION, words)

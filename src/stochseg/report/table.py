@@ -94,7 +94,8 @@ def more_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 def caption(result: dict[str, Any]) -> str:
     return (
-        f"{images(result)} of {groups(result)}, split {result['split']}, {counted(result['samples'], 'sample')} an image, "
+        f"{images(result)} of {groups(result)}, split {result['split']}, {counted(result['samples'], 'sample')} an image"
+        f"{' (stratified, not independent draws)' if result.get('draws', 'independent') != 'independent' else ''}, "
         f"convention {result['convention']}; [95 % interval over {groups(result).split()[-1]}]"
     )
 
@@ -114,6 +115,7 @@ def images(result: dict[str, Any]) -> str:
 def details(result: dict[str, Any]) -> str:
     return (
         f"Calibration error of q {_cell(result, 'ece_q', 4)}, of the samples' mean {_cell(result, 'ece_mean', 4)}; "
+        f"P(empty) {_cell(result, 'empty', 3)}, of the raters {_cell(result, 'raters_empty', 3)}; "
         f"{result['seconds']:.1f} s"
     )
 

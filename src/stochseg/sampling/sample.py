@@ -1,8 +1,5 @@
 """From images and latents to class maps: z-free work once an image, samples in chunks of bounded memory."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,15 +7,6 @@ from stochseg.models.interfaces import RefinementNet
 
 PIXELS_AT_ONCE = 2**21
 """Pixels of all samples that the refinement network works on at once; 64x64: 512 samples."""
-
-
-def latents(seed: int, images: Sequence[int], n: int, length: int) -> Tensor:
-    """Standard normal z [b n z] that depends on the seed, the image's number and the sample's number alone.
-
-    So a sample is the same in whatever batch its image is, and more samples go on where fewer ended.
-    """
-    draws = [np.random.default_rng([seed, i]).standard_normal((n, length), dtype=np.float32) for i in images]
-    return torch.from_numpy(np.stack(draws))
 
 
 def decode_in_chunks(refinement: RefinementNet, images: Tensor, q: Tensor, z: Tensor, soft: bool = False) -> Tensor:

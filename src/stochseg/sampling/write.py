@@ -1,6 +1,6 @@
 """What `stochseg sample` leaves of one image: a folder that appears when it is whole.
 
-    samples.npz     maps uint8 [n h w]
+    samples.npz     maps uint8 [n h w]; chosen int [m], the numbers of the most different ones, where asked for
     marginals.npz   q, mean float32 [k h w]: of the calibration network, and of the samples; coverage bool [k h w]
     mean.png        P(not background), white for 1; for more than two classes their colours mixed by probability
     entropy.png     of the mean, white where all classes are alike
@@ -38,6 +38,7 @@ class Sampled:
 
     image: uint8 [c h w]; maps: uint8 [n h w]; q, mean: float [k h w]; coverage: bool [k h w], None where the model is
     not calibrated; coverage_name: what the sets are called in pictures; notes: lines of text on the sheet.
+    chosen: the numbers of the maps that the sheet shows, None for the first ones.
     """
 
     image: NDArray[np.uint8]
@@ -47,6 +48,7 @@ class Sampled:
     coverage: NDArray[np.bool_] | None
     coverage_name: str
     notes: Sequence[str] = ()
+    chosen: NDArray[np.int64] | None = None
 
 
 def write_sampled(
@@ -85,7 +87,8 @@ def area_facts(maps: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> dict[st
 
 def _fill(folder: Path, sampled: Sampled, classes: Sequence[ClassInfo], title: str, facts: Mapping[str, Any]) -> None:
     s = sampled
-    np.savez_compressed(folder / "samples.npz", maps=s.maps)
+    arrays: dict[str, NDArray[Any]] = {"maps": s.maps} | ({} if s.chosen is None else {"chosen": s.chosen})
+    np.savez_compressed(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
     marginals: dict[str, NDArray[Any]] = {"q": s.q.astype(np.float32), "mean": s.mean.astype(np.float32)}
     if s.coverage is not None:
         marginals["coverage"] = s.coverage
@@ -93,7 +96,7 @@ def _fill(folder: Path, sampled: Sampled, classes: Sequence[ClassInfo], title: s
     np.savez_compressed(folder / "marginals.npz", **marginals)  # type: ignore[arg-type]
     Image.fromarray(_mean_picture(s.mean, classes)).save(folder / "mean.png")
     Image.fromarray((255 * normalised_entropy(s.mean)).round().astype(np.uint8)).save(folder / "entropy.png")
-    save_sheet(folder / "sheet.png", title, s.image, s.maps, s.coverage, s.coverage_name, classes, s.notes)
+    save_sheet(folder / "sheet.png", title, s.image, s.maps, s.coverage, s.coverage_name, classes, s.notes, s.chosen)
     areas = {"classes": area_facts(s.maps, classes)}
     if s.coverage is not None:
         areas["coverage_area"] = {info.name: int(rows.sum()) for info, rows in zip(classes, s.coverage)}

@@ -15,7 +15,7 @@ from stochseg.metrics.agreement import (
     diversity_agreement,
     max_dice,
 )
-from stochseg.metrics.areas import area_crps, empty_brier
+from stochseg.metrics.areas import area_crps, empty_brier, empty_probability
 from stochseg.metrics.calibration import brier_score, dice_of_mean, negative_log_likelihood, soft_dice
 from stochseg.metrics.conventions import Convention, Flip, Statistic
 from stochseg.metrics.distances import set_distances
@@ -50,6 +50,8 @@ SCORES = {
     "collective_insight": Score("collective insight", "higher"),
     "ncc": Score("NCC of uncertainty maps", "higher"),
     "area_crps": Score("CRPS of the area, pixels", "lower"),
+    "empty": Score("P(empty) of the samples", ""),
+    "raters_empty": Score("P(empty) of the raters", ""),
     "empty_brier": Score("Brier score of P(empty)", "lower"),
     "brier": Score("Brier score of the mean", "lower"),
     "nll": Score("NLL of the mean, nats", "lower"),
@@ -97,6 +99,8 @@ def more_scores(maps: Tensor, labels: Tensor, classes: int, ignore: int | None =
         "collective_insight": collective_insight(maps, labels, classes, ignore),
         "ncc": normalized_cross_correlation(maps, labels, classes, ignore),
         "area_crps": area_crps(maps, labels, classes, ignore),
+        "empty": empty_probability(maps, classes, ignore),
+        "raters_empty": empty_probability(labels, classes, ignore),
         "empty_brier": empty_brier(maps, labels, classes, ignore),
         "brier": brier_score(mean, labels, ignore),
         "nll": negative_log_likelihood(mean, labels, ignore),

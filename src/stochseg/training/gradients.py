@@ -9,12 +9,26 @@ from stochseg.baselines.baseline import Baseline
 from stochseg.config import ObjectiveConfig
 from stochseg.data.batches import Batch
 from stochseg.models.discriminator import probability
+from stochseg.models.film import chosen_empty
 from stochseg.models.interfaces import RefinementNet
 from stochseg.models.precision import autocast
-from stochseg.objectives.adversarial import discriminator_accuracy, discriminator_loss, generator_loss, r1_penalty
+from stochseg.objectives.adversarial import (
+    discriminator_accuracy,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+    relativistic_discriminator_loss,
+    relativistic_generator_loss,
+    straight_through,
+)
 from stochseg.objectives.calibration import calibration_kl, mask_ignored
 from stochseg.objectives.cross_entropy import cross_entropy
-from stochseg.objectives.energy import energy_loss, marginal_cross_entropy
+from stochseg.objectives.energy import (
+    empty_cross_entropy,
+    energy_loss,
+    marginal_cross_entropy,
+    mean_of_samples,
+)
 from stochseg.objectives.targets import Targets
 
 
@@ -65,36 +79,62 @@ def accumulate_gradients(
     q = _visible(logits.detach().float().softmax(1), targets, ignore)
     refinement = cast(RefinementNet, networks["refinement"])
     with autocast(dtype, device):
-        sample_logits = refinement.decode(refinement.encode(x, q), z)  # [b n k h w]
-    samples = _visible(sample_logits.float().softmax(2), targets, ignore)
+        logits, empty = refinement.hypotheses(refinement.encode(x, q), z)  # [b n k h w], [b]
+    samples = _visible(logits.float().softmax(2), targets, ignore)
+    mean = _visible(mean_of_samples(samples, empty), targets, ignore)
     total = samples.new_zeros(())
     if objective.energy:
-        losses["energy"] = energy_loss(
-            samples, targets.labels, targets.weights, objective.kernel, objective.smooth, ignore, objective.spread
-        ).mean()
+
+        def energy(maps: Tensor) -> Tensor:
+            o = objective
+            each = energy_loss(maps, targets.labels, targets.weights, o.kernel, o.smooth, ignore, o.spread, empty=empty)
+            return each.mean()
+
+        losses["energy"] = energy(samples)
         total = total + objective.energy * losses["energy"]
+        with torch.no_grad():  # what is scored in the end are class maps: by how much is the loss of soft ones off?
+            losses["energy_gap"] = energy(straight_through(samples)) - losses["energy"]
     if objective.marginal:
-        losses["marginal"] = marginal_cross_entropy(samples, targets.mean)
+        losses["marginal"] = marginal_cross_entropy(mean, targets.mean)
         total = total + objective.marginal * losses["marginal"]
+    if objective.empty and empty is not None:
+        losses["empty"] = empty_cross_entropy(empty, targets.labels, targets.weights)
+        total = total + objective.empty * losses["empty"]
     if objective.calibration:
-        losses["calibration"] = calibration_kl(samples.mean(1), q)
+        losses["calibration"] = calibration_kl(mean, q)
         total = total + objective.calibration * losses["calibration"]
     discriminator = networks["discriminator"] if "discriminator" in networks and objective.adversarial else None
-    if discriminator is not None:
-        discriminator.requires_grad_(False)
-        n = samples.shape[1]
-        with autocast(dtype, device):
-            fake = discriminator(x.repeat_interleave(n, 0), samples.flatten(0, 1))
-        discriminator.requires_grad_(True)
-        losses["adversarial"] = generator_loss(fake)
-        total = total + objective.adversarial * losses["adversarial"]
-    _backward(total, share)
-
-    if discriminator is not None:
+    if discriminator is None:
+        _backward(total, share)
+    else:
+        maps = samples if empty is None else _with_empty(samples, empty, z)
+        maps = straight_through(maps) if objective.adversary == "relativistic" else maps
+        losses["adversarial"] = _adversarial(discriminator, x, targets.one, maps, objective, dtype)
+        _backward(total + objective.adversarial * losses["adversarial"], share)
         losses |= _discriminator(
-            discriminator, x, targets.one, samples[:, 0].detach(), objective, dtype, train_discriminator, share
+            discriminator, x, targets.one, maps[:, 0].detach(), objective, dtype, train_discriminator, share
         )
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _with_empty(samples: Tensor, empty: Tensor, z: Tensor) -> Tensor:
+    """The samples [b n k h w] as they are drawn: without anything where z chooses so."""
+    nothing = torch.zeros_like(samples[:1, :1])
+    nothing[:, :, 0] = 1
+    return torch.where(chosen_empty(empty, z)[..., None, None, None], nothing, samples)
+
+
+def _adversarial(
+    discriminator: nn.Module, x: Tensor, real_maps: Tensor, maps: Tensor, objective: ObjectiveConfig, dtype: torch.dtype
+) -> Tensor:
+    """The samples' loss against a discriminator whose weights get no gradient from it."""
+    b, n = maps.shape[:2]
+    discriminator.requires_grad_(False)
+    with autocast(dtype, x.device):
+        fake = discriminator(x.repeat_interleave(n, 0), maps.flatten(0, 1)).view(b, n)
+        real = discriminator(x, real_maps) if objective.adversary == "relativistic" else None
+    discriminator.requires_grad_(True)
+    return generator_loss(fake) if real is None else relativistic_generator_loss(real, fake)
 
 
 def _discriminator(
@@ -109,15 +149,21 @@ def _discriminator(
 ) -> dict[str, Tensor]:
     """The discriminator's loss on one real and one fake map an image; frozen steps only measure its accuracy."""
     with torch.set_grad_enabled(train), autocast(dtype, x.device):
-        real_x, real_y = x.detach().requires_grad_(train), real_maps.detach().requires_grad_(train)
-        real, fake = discriminator(real_x, real_y), discriminator(x, fake_maps)
-    losses = {"accuracy": discriminator_accuracy(real, fake)}
+        real_pair = [each.detach().clone().requires_grad_(train and objective.r1 > 0) for each in (x, real_maps)]
+        fake_pair = [each.detach().clone().requires_grad_(train and objective.r2 > 0) for each in (x, fake_maps)]
+        real, fake = discriminator(*real_pair), discriminator(*fake_pair)
+    relativistic = objective.adversary == "relativistic"
+    # a relativistic one tells only which of two is real
+    right = (real > fake).float().mean() if relativistic else discriminator_accuracy(real, fake)
+    losses = {"accuracy": right}
     if train:
-        losses["discriminator"] = total = discriminator_loss(real, fake)
-        if objective.r1:
-            score = probability(real.float()) if objective.r1_on == "probability" else real.float()
-            losses["r1"] = r1_penalty(score, (real_x, real_y))
-            total = total + objective.r1 * losses["r1"]
+        loss = relativistic_discriminator_loss if relativistic else discriminator_loss
+        losses["discriminator"] = total = loss(real, fake)
+        for name, weight, logit, pair in (("r1", objective.r1, real, real_pair), ("r2", objective.r2, fake, fake_pair)):
+            if weight:
+                score = probability(logit.float()) if objective.r1_on == "probability" else logit.float()
+                losses[name] = r1_penalty(score, pair)
+                total = total + weight * losses[name]
         _backward(total, share)
     return losses
 

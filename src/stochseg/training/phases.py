@@ -43,7 +43,7 @@ def make_phases(networks: nn.ModuleDict, config: Config) -> list[Phase]:
 
     def phases() -> Iterator[Phase]:
         for name in ("calibration", "refinement", "discriminator", "baseline"):
-            if name in networks:
+            if name in networks and any(True for _ in networks[name].parameters()):
                 yield Phase(name, networks[name], getattr(config.phases, name))
 
     return list(phases())

@@ -9,6 +9,7 @@ from stochseg.config import Config
 from stochseg.data.store import Store
 from stochseg.evaluation import score_split
 from stochseg.metrics.conventions import get_convention
+from stochseg.metrics.intervals import bootstrap_interval
 from stochseg.models.segmenter import Segmenter
 from stochseg.training.log import Log
 from stochseg.training.run import keep_model
@@ -27,6 +28,7 @@ class Validation:
         count, wanted = len(self.split), config.validation.images
         order = np.random.default_rng([config.seed, 3]).permutation(count)
         self.rows = sorted(int(i) for i in order[: min(count, wanted or count)])
+        self.groups = np.array(self.split.groups)[self.rows]
 
     def judge(self, model: Segmenter, step: int, best: float | None, log: Log) -> float | None:
         """Score the model, log it, draw a picture, and keep the model if it is the best so far.
@@ -47,16 +49,20 @@ class Validation:
             full=False,
         )
         values = {name: float(np.nanmean(v)) for name, v in scores.values.items() if not np.isnan(v).all()}
-        judged = values["ged"] - values["diversity"] / self.config.validation.samples
-        log.numbers(
-            step,
-            {f"val_{k}": v for k, v in values.items()}
-            | {"val_selection": judged, "val_ece": float(scores.reliability["q", "top"].error())},
-        )
+        each = scores.values["ged"] - scores.values["diversity"] / self.config.validation.samples
+        judged = float(np.nanmean(each))
+        logged = {f"val_{k}": v for k, v in values.items()} | {"val_selection": judged}
+        interval = ""
+        if len(np.unique(self.groups)) > 1:  # one patient alone says nothing about others
+            low, high = bootstrap_interval(each, self.groups)
+            logged |= {"val_selection_low": low, "val_selection_high": high}
+            interval = f" [{low:.3f}, {high:.3f}]"
+        log.numbers(step, logged | {"val_ece": float(scores.reliability["q", "top"].error())})
         better = best is None or judged < best or self.config.validation.select == "last"
         log.say(
             f"step {step}: GED {values['ged']:.3f}, matched IoU {values['hm_iou']:.3f}, "
-            f"diversity {values['diversity']:.3f} on {len(self.rows)} images{', kept' if better else ''}"
+            f"diversity {values['diversity']:.3f}, GED without self pairs {judged:.3f}{interval} on "
+            f"{len(self.rows)} images{', kept' if better else ''}"
         )
         self._picture(model, step)
         if not better:
