@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -40,8 +41,9 @@ def targets_of(classes: int = 3, ignore: int | None = None) -> tuple[Tensor, Tar
 
 
 @pytest.mark.parametrize("method", OTHERS)
-def test_a_sample_is_a_function_of_its_z(method: str, tmp_path: Path) -> None:
-    model = made(method)
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_sample_is_a_function_of_its_z(method: str, patch: int, tmp_path: Path) -> None:
+    model = made(method, config=replace(SMALL, patch=patch))
     images = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     z = torch.randn(3, 4, model.latent, generator=torch.Generator().manual_seed(2))
     maps = model.sample(images, z=z)

@@ -113,6 +113,8 @@ class BaselineConfig:
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
     """Channels a level of the backbone."""
+    patch: int = 1
+    """Side of the blocks of pixels that its first level takes as one; 2 saves most work at full size."""
     latent: int = 6
     """probabilistic-unet: length of z."""
     beta: float = 1.0
@@ -128,7 +130,7 @@ class BaselineConfig:
 
     def __post_init__(self) -> None:
         _require(len(self.widths) >= 2 and min(self.widths) > 0, "baseline.widths", self.widths, "two or more widths")
-        for name in ("latent", "rank", "diffusion_steps", "sampling_steps"):
+        for name in ("patch", "latent", "rank", "diffusion_steps", "sampling_steps"):
             _require(getattr(self, name) >= 1, f"baseline.{name}", getattr(self, name), "at least 1")
         _require(self.beta >= 0, "baseline.beta", self.beta, "at least 0")
         _require(0 <= self.dropout < 1, "baseline.dropout", self.dropout, "at least 0 and below 1")
@@ -169,7 +171,7 @@ class ObjectiveConfig:
     marginal: float = 5.0
     """Cross entropy of the samples' mean against the raters' mean."""
     empty: float = 0.0
-    """Cross entropy of P(empty) against the share of raters who mark nothing; needs refinement.choice."""
+    """Cross entropy of the samples' P(empty) against the share of raters who mark nothing."""
     r1: float = 10.0
     """Gradient penalty of the discriminator on real pairs."""
     r2: float = 0.0

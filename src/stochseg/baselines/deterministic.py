@@ -18,7 +18,7 @@ class Deterministic(Baseline):
     latent = 2
 
     def build(self, channels: int, classes: int, config: BaselineConfig) -> nn.Module:
-        return UNet(channels, classes, config.widths)
+        return UNet(channels, classes, config.widths, patch=config.patch)
 
     def losses(self, x: Tensor, targets: Targets, z: Tensor) -> dict[str, Tensor]:
         return {"cross_entropy": cross_entropy(self.network(x), targets.mean)}

@@ -34,7 +34,7 @@ class CategoricalDiffusion(Baseline):
         return self.config.sampling_steps
 
     def build(self, channels: int, classes: int, config: BaselineConfig) -> nn.Module:
-        return TimeUNet(channels + classes, classes, config.widths)
+        return TimeUNet(channels + classes, classes, config.widths, config.patch)
 
     def losses(self, x: Tensor, targets: Targets, z: Tensor) -> dict[str, Tensor]:
         kept = kept_shares(self.config.diffusion_steps).to(x.device)

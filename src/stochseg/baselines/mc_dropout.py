@@ -22,7 +22,7 @@ class MCDropout(Baseline):
     latent = 2  # seeds the masks
 
     def build(self, channels: int, classes: int, config: BaselineConfig) -> nn.Module:
-        net = UNet(channels, classes, config.widths, config.dropout)
+        net = UNet(channels, classes, config.widths, config.dropout, config.patch)
         first = net.down[0]
         assert isinstance(first, nn.Sequential)
         for i, layer in enumerate(first):

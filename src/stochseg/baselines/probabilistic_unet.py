@@ -15,7 +15,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from stochseg.baselines.baseline import Baseline
 from stochseg.config import BaselineConfig
-from stochseg.models.blocks import conv_block
+from stochseg.models.blocks import conv_block, to_blocks
+from stochseg.models.padding import pad_to_multiple
 from stochseg.models.unet import UNet
 from stochseg.objectives.targets import Targets
 
@@ -34,7 +35,7 @@ class ProbabilisticUNet(Baseline):
         return cast(Parts, self.network)
 
     def build(self, channels: int, classes: int, config: BaselineConfig) -> nn.Module:
-        return Parts(channels, classes, config.widths, config.latent)
+        return Parts(channels, classes, config.widths, config.latent, config.patch)
 
     def losses(self, x: Tensor, targets: Targets, z: Tensor) -> dict[str, Tensor]:
         prior, posterior = self.parts.prior(x), self.parts.posterior(torch.cat([x, targets.one], 1))
@@ -60,12 +61,12 @@ class ProbabilisticUNet(Baseline):
 class Parts(nn.Module):
     """The four networks of the method."""
 
-    def __init__(self, channels: int, classes: int, widths: Sequence[int], latent: int) -> None:
+    def __init__(self, channels: int, classes: int, widths: Sequence[int], latent: int, patch: int) -> None:
         super().__init__()
         width = widths[0]
-        self.features = UNet(channels, width, widths)
-        self.prior = GaussianEncoder(channels, widths, latent)
-        self.posterior = GaussianEncoder(channels + classes, widths, latent)
+        self.features = UNet(channels, width, widths, patch=patch)
+        self.prior = GaussianEncoder(channels, widths, latent, patch)
+        self.posterior = GaussianEncoder(channels + classes, widths, latent, patch)
         self.combine = nn.Sequential(
             nn.Conv2d(width + latent, width, 1), nn.SiLU(), nn.Conv2d(width, width, 1), nn.SiLU(),
             nn.Conv2d(width, classes, 1),
@@ -84,14 +85,19 @@ class Parts(nn.Module):
 class GaussianEncoder(nn.Module):
     """Images [b c h w] to an axis-aligned normal distribution of z [b z]."""
 
-    def __init__(self, channels: int, widths: Sequence[int], latent: int) -> None:
+    def __init__(self, channels: int, widths: Sequence[int], latent: int, patch: int) -> None:
         super().__init__()
+        self.patch = patch
+        channels = channels * patch**2
         self.levels = nn.ModuleList(
-            conv_block(a, b, normed=level > 0) for level, (a, b) in enumerate(zip((channels, *widths), widths))
+            conv_block(a, b, normed=level > 0 or patch > 1)
+            for level, (a, b) in enumerate(zip((channels, *widths), widths))
         )
         self.head = nn.Linear(widths[-1], 2 * latent)
 
     def forward(self, x: Tensor) -> Any:
+        x, _ = pad_to_multiple(x, self.patch)
+        x = to_blocks(x, self.patch)
         for level, block in enumerate(self.levels):
             x = block(F.avg_pool2d(x, 2, ceil_mode=True) if level else x)
         mean, log_sigma = self.head(x.mean((2, 3))).float().chunk(2, 1)

@@ -30,7 +30,7 @@ class StochasticSegmentationNetwork(Baseline):
         return self.config.rank
 
     def build(self, channels: int, classes: int, config: BaselineConfig) -> nn.Module:
-        return UNet(channels, classes * (2 + config.rank), config.widths)
+        return UNet(channels, classes * (2 + config.rank), config.widths, patch=config.patch)
 
     def losses(self, x: Tensor, targets: Targets, z: Tensor) -> dict[str, Tensor]:
         h, w = x.shape[-2:]

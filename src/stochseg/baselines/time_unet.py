@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stochseg.models.blocks import conv, norm, upsample
+from stochseg.models.blocks import conv, norm, to_blocks, to_pixels, upsample
 from stochseg.models.padding import pad_to_multiple
 
 EMBEDDING = 64
@@ -16,9 +16,11 @@ EMBEDDING = 64
 class TimeUNet(nn.Module):
     """Maps x [b c h w] and times [b] in 0..1 to logits [b k h w]; the layout of `UNet`, the time added in each block."""
 
-    def __init__(self, channels: int, classes: int, widths: Sequence[int] = (16, 32, 64, 128)) -> None:
+    def __init__(self, channels: int, classes: int, widths: Sequence[int] = (16, 32, 64, 128), patch: int = 1) -> None:
         super().__init__()
-        self.stride = 2 ** (len(widths) - 1)
+        self.patch = patch
+        self.stride = patch * 2 ** (len(widths) - 1)
+        channels = channels * patch**2
         self.time = nn.Sequential(
             nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU(), nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU()
         )
@@ -26,10 +28,11 @@ class TimeUNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
         self.merge = nn.ModuleList(TimeBlock(a, a) for a in widths[:-1])
-        self.head = conv(widths[0], classes)
+        self.head = conv(widths[0], classes * patch**2)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         x, crop = pad_to_multiple(x, self.stride)
+        x = to_blocks(x, self.patch)
         time = self.time(_waves(t))
         levels: list[Tensor] = []
         for level, block in enumerate(self.down):
@@ -37,7 +40,7 @@ class TimeUNet(nn.Module):
             levels.append(x)
         for level in reversed(range(len(self.up))):
             x = self.merge[level](upsample(self.up[level](x)) + self.skip[level](levels[level]), time)
-        return crop(self.head(x))
+        return crop(to_pixels(self.head(x), self.patch))
 
 
 class TimeBlock(nn.Module):
