@@ -19,6 +19,7 @@ from stochseg.models.discriminator import PixelDiscriminator, PooledDiscriminato
 from stochseg.models.film import FilmRefinement
 from stochseg.models.padding import pad_to_multiple
 from stochseg.models.refinement import Refinement
+from stochseg.models.segmenter import class_maps
 from stochseg.models.segnet import SegNet, load_imagenet_weights
 from stochseg.models.unet import UNet
 
@@ -365,3 +366,10 @@ def test_the_choice_of_the_empty_map_is_drawn_by_z_as_often_as_the_network_says(
 def test_without_a_calibration_network_every_class_is_equally_likely() -> None:
     logits = NoCalibration(CLASSES)(torch.randn(2, CHANNELS, 5, 7))
     assert torch.equal(logits.softmax(1), torch.full((2, CLASSES, 5, 7), 1 / CLASSES))
+
+
+@pytest.mark.parametrize("classes", [2, 5, 11])
+def test_class_maps_are_the_argmax(classes: int) -> None:
+    soft = torch.randint(0, 4, (2, 3, classes, 7, 9), generator=torch.Generator().manual_seed(0)).float()  # many ties
+    soft[0, 0] = -1e30
+    assert torch.equal(class_maps(soft), soft.argmax(2).to(torch.uint8))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stochseg.config import BaselineConfig, to_plain
 from stochseg.data.store import ClassInfo
-from stochseg.models.segmenter import Segmenter, as_tuples, classes_of
+from stochseg.models.segmenter import Segmenter, as_tuples, class_maps, classes_of
 from stochseg.objectives.targets import Targets
 from stochseg.sampling.sample import PIXELS_AT_ONCE
 
@@ -61,7 +61,7 @@ class Baseline(Segmenter):
         return torch.cat([soft.mean(1) for soft in self._chunks(x, z.expand(len(x), -1, -1))])
 
     def draw(self, x: Tensor, z: Tensor) -> Tensor:
-        return torch.cat([soft.argmax(2).to(torch.uint8) for soft in self._chunks(x, z)])
+        return torch.cat([class_maps(soft) for soft in self._chunks(x, z)])
 
     def _chunks(self, x: Tensor, z: Tensor) -> list[Tensor]:
         """Soft samples of a few images at a time."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stochseg.models.segmenter import class_maps, one_hot_maps
 from stochseg.objectives.pixels import full_precision
 
 LOG_FLOOR = math.log(1e-7)
@@ -48,7 +49,7 @@ def relativistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 def straight_through(maps: Tensor) -> Tensor:
     """One-hot class maps of soft ones [... k h w], with the gradient of the soft ones (Bengio et al. 2013)."""
-    hard = torch.zeros_like(maps).scatter_(-3, maps.argmax(-3, keepdim=True), 1)
+    hard = one_hot_maps(class_maps(maps.detach()), maps.shape[-3])
     return hard + maps - maps.detach()
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from stochseg.models.interfaces import RefinementNet
+from stochseg.models.segmenter import class_maps
 
 PIXELS_AT_ONCE = 2**21
 """Pixels of all samples that the refinement network works on at once; 64x64: 512 samples."""
@@ -26,6 +27,6 @@ def decode_in_chunks(refinement: RefinementNet, images: Tensor, q: Tensor, z: Te
         chunks = []
         for first in range(0, n, samples_at_once):
             logits = refinement.decode(features, z[rows, first : first + samples_at_once])
-            chunks.append(logits.float().softmax(2) if soft else logits.argmax(2).to(torch.uint8))
+            chunks.append(logits.float().softmax(2) if soft else class_maps(logits))
         pieces.append(torch.cat(chunks, 1))
     return torch.cat(pieces)

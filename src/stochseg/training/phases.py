@@ -15,7 +15,7 @@ class Phase:
         self.name, self.network, self.config = name, network, config
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         self.optimizer: torch.optim.Optimizer = kind(
-            network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+            network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
 
     def due(self, step: int, accuracy: float) -> bool:
