@@ -321,11 +321,11 @@ def test_imagenet_download_checks_the_hash(
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 30), (5, 3)])
-@pytest.mark.parametrize("patch", [1, 2, 4])
-def test_blocks_of_pixels_change_no_shape_and_start_at_q(patch: int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("patch", "fine"), [(1, True), (2, True), (2, False), (4, True)])
+def test_blocks_of_pixels_change_no_shape_and_start_at_q(patch: int, fine: bool, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     f = UNet(CHANNELS, CLASSES, (4, 8), patch=patch)
-    g = FilmRefinement(CHANNELS, CLASSES, (4, 8), latent=3, patch=patch)
+    g = FilmRefinement(CHANNELS, CLASSES, (4, 8), latent=3, patch=patch, fine=fine)
     x = torch.randn(2, CHANNELS, *size)
     logits = f(x)
     assert logits.shape == (2, CLASSES, *size)

@@ -27,7 +27,14 @@ def build_calibration(config: CalibrationConfig, channels: int, classes: int) ->
 def build_refinement(config: RefinementConfig, channels: int, classes: int) -> nn.Module:
     if config.net == "film":
         return FilmRefinement(
-            channels, classes, config.widths, config.latent, config.spatial_noise, config.patch, config.choice
+            channels,
+            classes,
+            config.widths,
+            config.latent,
+            config.spatial_noise,
+            config.patch,
+            config.choice,
+            config.fine,
         )
     return Refinement(channels, classes, config.latent, config.width, config.dropout)
 

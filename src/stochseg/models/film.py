@@ -45,6 +45,7 @@ class FilmRefinement(nn.Module):
     pure function. Samples are corrections to log q: before training
     every sample is q. No norms in the path that runs once a sample: there they cost more than the convolutions. patch:
     side of the blocks of pixels that the first level takes as one, in more channels; the head gives their pixels back.
+    fine: with patch above 1, z enters the first level too; without, it is drawn from the coarser ones and the image.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class FilmRefinement(nn.Module):
         field: bool = True,
         patch: int = 1,
         choice: bool = False,
+        fine: bool = True,
     ):
         super().__init__()
         self.patch = patch
@@ -68,7 +70,7 @@ class FilmRefinement(nn.Module):
         self.style = nn.Sequential(nn.Linear(latent, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.bring = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.steps = nn.ModuleList(FilmStep(width, 64, field) for width in widths[1:])
-        self.last = FilmStep(widths[0], 64, field) if patch > 1 else None
+        self.last = FilmStep(widths[0], 64, field) if patch > 1 and fine else None
         self.head = conv(widths[0], classes * patch**2)
         self.presence = nn.Sequential(nn.Linear(2 * widths[-1], 64), nn.SiLU(), nn.Linear(64, 1)) if choice else None
         nn.init.zeros_(self.head.weight)
