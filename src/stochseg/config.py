@@ -173,7 +173,7 @@ class ObjectiveConfig:
     marginal: float = 5.0
     """Cross entropy of the samples' mean against the raters' mean."""
     empty: float = 0.0
-    """Cross entropy of the samples' P(empty) against the share of raters who mark nothing."""
+    """Cross entropy of the chosen P(empty) against the share of raters who mark nothing; for refinement.choice."""
     r1: float = 10.0
     """Gradient penalty of the discriminator on real pairs."""
     r2: float = 0.0
@@ -338,6 +338,13 @@ class Config:
             None,
             "a budget: --minutes, --steps or --epochs",
         )
+        if self.method == "car":
+            _require(
+                self.refinement.choice or not self.objective.empty,
+                "objective.empty",
+                self.objective.empty,
+                "0 without refinement.choice, whose probability it trains",
+            )
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -122,23 +122,15 @@ def marginal_cross_entropy(mean: Tensor, target: Tensor) -> Tensor:
     return -(target * mean.clamp_min(1e-6).log()).sum(1).mean()
 
 
-def empty_cross_entropy(
-    samples: Tensor, labels: Tensor, weights: Tensor, empty: Tensor | None = None, ignore: int | None = None
-) -> Tensor:
-    """Cross entropy of the samples' P(empty) against the share of raters who mark nothing, in nats: a scalar.
+def empty_cross_entropy(empty: Tensor, labels: Tensor, weights: Tensor, ignore: int | None = None) -> Tensor:
+    """Cross entropy of the chosen P(empty) [b] against the share of raters who mark nothing, in nats: a scalar.
 
-    samples: soft maps [b n k h w]; labels: one-hot [b r k h w]; weights: [b r], rows summing to 1, 0 for a missing rater;
-    empty: [b], the probability that a draw is the map without anything instead of one of the samples. A soft map is
-    empty as far as the background, or `ignore`, is likely at the pixel where it is least so. The energy loss alone
-    draws a model that is not sure of its shapes to nothing more often than the raters are.
+    labels: one-hot [b r k h w]; weights: [b r], rows summing to 1, 0 for a missing rater. `ignore` marks nothing.
     """
     outside = [0] if ignore is None or ignore == 0 else [0, ignore]
-    p = full_precision(samples)[:, :, outside].sum(2).flatten(2).amin(2).mean(1)
-    if empty is not None:
-        p = torch.lerp(p, torch.ones_like(p), empty)
-    drawn = labels.sum(2) - labels[:, :, outside].sum(2)  # [b r h w], 1 where something is marked
-    share = (~drawn.flatten(2).any(2) * weights).sum(1)
-    p = p.clamp(1e-6, 1 - 1e-6)
+    marked = labels.sum(2) - labels[:, :, outside].sum(2)  # [b r h w]
+    share = (~marked.flatten(2).any(2) * weights).sum(1)
+    p = full_precision(empty).clamp(1e-6, 1 - 1e-6)
     return -(share * p.log() + (1 - share) * (1 - p).log()).mean()
 
 

@@ -97,8 +97,8 @@ def accumulate_gradients(
     if objective.marginal:
         losses["marginal"] = marginal_cross_entropy(mean, targets.mean)
         total = total + objective.marginal * losses["marginal"]
-    if objective.empty:
-        losses["empty"] = empty_cross_entropy(samples, targets.labels, targets.weights, empty, ignore)
+    if objective.empty and empty is not None:
+        losses["empty"] = empty_cross_entropy(empty, targets.labels, targets.weights, ignore)
         total = total + objective.empty * losses["empty"]
     if objective.calibration:
         losses["calibration"] = calibration_kl(mean, q)
