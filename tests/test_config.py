@@ -62,6 +62,7 @@ def test_overrides_win_and_a_budget_replaces_the_presets() -> None:
         ({"phases.refinement.betas": [2.0, 0.9]}, r"betas \(2.0, 0.9\)"),
         ({"phases.refinement.weight_decay": -1.0}, r"weight_decay -1.0"),
         ({"refinement.dropout": 1.5}, r"--refinement.dropout 1.5"),
+        ({"refinement.net": "paper"}, r"--refinement.choice True: must be false unless net is film"),
         ({"discriminator.width": 0}, r"--discriminator.width 0"),
         ({"precision": "float16"}, r"precision.*float16"),
     ],

@@ -17,6 +17,7 @@ from stochseg.models.blocks import to_blocks, to_pixels
 from stochseg.models.convnet import ConvNet, NoCalibration
 from stochseg.models.discriminator import PixelDiscriminator, PooledDiscriminator, probability
 from stochseg.models.film import FilmRefinement
+from stochseg.models.interfaces import Choice
 from stochseg.models.padding import pad_to_multiple
 from stochseg.models.refinement import Refinement
 from stochseg.models.segmenter import class_maps
@@ -346,21 +347,28 @@ def test_the_choice_of_the_empty_map_is_drawn_by_z_as_often_as_the_network_says(
     torch.manual_seed(0)
     g = FilmRefinement(CHANNELS, CLASSES, (4, 8), latent=3, choice=True)
     assert g.presence is not None
-    g.presence[-1].bias.data.fill_(0.7)
+    g.presence[-1].bias.data = torch.tensor([0.7, -1.0])
     nn.init.normal_(g.head.weight)
     x, q = torch.randn(2, CHANNELS, 16, 16), torch.rand(2, CLASSES, 16, 16).softmax(1)
     z = torch.randn(2, 2000, g.latent)
     features = g.encode(x, q)
-    shapes, empty = g.hypotheses(features, z)
-    assert empty is not None
+    shapes, choice = g.hypotheses(features, z)
+    assert choice is not None
     drawn = g.decode(features, z)
     nothing = (drawn.argmax(2) == 0).flatten(2).all(2) & (drawn.softmax(2)[:, :, 0] > 0.999).flatten(2).all(2)
-    assert torch.allclose(nothing.float().mean(1), empty, atol=0.03)
+    assert torch.allclose(nothing.float().mean(1), choice.drawn, atol=0.03)
     assert torch.equal(drawn[~nothing], shapes[~nothing])
     same = z.clone()
     same[..., -1] = -9  # surely below
     assert (g.decode(features, same).argmax(2) == 0).all()
     assert g.latent == FilmRefinement(CHANNELS, CLASSES, (4, 8), latent=3).latent + 1
+
+
+def test_the_choice_makes_up_for_shapes_that_are_empty_by_themselves() -> None:
+    empty, by_shape = torch.tensor([0.5, 0.3, 0.1, 1.0]), torch.tensor([0.2, 0.0, 0.4, 1.0])
+    drawn = Choice(empty, by_shape).drawn
+    total = drawn + (1 - drawn) * by_shape
+    assert torch.allclose(total, torch.tensor([0.5, 0.3, 0.4, 1.0]))  # of the third more is not to be had
 
 
 def test_without_a_calibration_network_every_class_is_equally_likely() -> None:

@@ -92,6 +92,7 @@ class RefinementConfig:
         _require(len(self.widths) >= 2 and min(self.widths) > 0, "refinement.widths", self.widths, "two or more widths")
         _require(self.patch >= 1, "refinement.patch", self.patch, "at least 1")
         _require(self.latent >= 1, "refinement.latent", self.latent, "at least 1")
+        _require(self.net == "film" or not self.choice, "refinement.choice", self.choice, "false unless net is film")
         _require(self.width >= 1, "refinement.width", self.width, "at least 1")
         _require(0 <= self.dropout < 1, "refinement.dropout", self.dropout, "at least 0 and below 1")
 
@@ -173,7 +174,7 @@ class ObjectiveConfig:
     marginal: float = 5.0
     """Cross entropy of the samples' mean against the raters' mean."""
     empty: float = 0.0
-    """Cross entropy of the chosen P(empty) against the share of raters who mark nothing; for refinement.choice."""
+    """Cross entropy of the chosen P(empty) against the share of raters who mark nothing; no part without refinement.choice."""
     r1: float = 10.0
     """Gradient penalty of the discriminator on real pairs."""
     r2: float = 0.0
@@ -338,13 +339,6 @@ class Config:
             None,
             "a budget: --minutes, --steps or --epochs",
         )
-        if self.method == "car":
-            _require(
-                self.refinement.choice or not self.objective.empty,
-                "objective.empty",
-                self.objective.empty,
-                "0 without refinement.choice, whose probability it trains",
-            )
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stochseg.models.blocks import conv, conv_block, to_blocks, to_pixels, upsample
+from stochseg.models.interfaces import Choice
 from stochseg.models.padding import pad_to_multiple
 
 FIELD = 8
@@ -20,19 +21,13 @@ CERTAIN = 20.0
 class Features:
     """What does not depend on z, computed once an image.
 
-    levels: one map a level, finest first; base: log q [b k h w]; empty: P(nothing is there) [b], None without that choice.
+    levels: one map a level, finest first; base: log q [b k h w]; choice: None without that choice.
     """
 
     levels: list[Tensor]
     base: Tensor
-    empty: Tensor | None
+    choice: Choice | None
     crop: Callable[[Tensor], Tensor]
-
-
-def chosen_empty(empty: Tensor, z: Tensor) -> Tensor:
-    """Which of the samples that z [b n z] stands for are the map without anything, bool [b n]; empty: P(empty) [b]."""
-    chosen: Tensor = torch.special.ndtr(z[..., -1].float()) < empty[:, None]
-    return chosen
 
 
 class FilmRefinement(nn.Module):
@@ -40,11 +35,11 @@ class FilmRefinement(nn.Module):
 
     z = [global, field, choice]: the global part scales and shifts features at every level (FiLM, Perez et al. 2018); the
     field, 8x8 cells over the whole image, enters each level through a 1x1 convolution that starts at zero; choice, one
-    number, decides whether anything is there at all: the map is all background where its normal distribution function
-    is below P(empty), which the image alone gives. All are part of z, so one z is one hypothesis, and the network is a
-    pure function. Samples are corrections to log q: before training
-    every sample is q. No norms in the path that runs once a sample: there they cost more than the convolutions. patch:
-    side of the blocks of pixels that the first level takes as one, in more channels; the head gives their pixels back.
+    number, decides whether anything is there at all, with a probability that the image alone gives (`Choice`). All are
+    part of z, so one z is one hypothesis, and the network is a pure function. Samples are corrections to log q: before
+    training every sample is q. No norms in the path that runs once a sample: there they cost more than the
+    convolutions. patch: side of the blocks of pixels that the first level takes as one, in more channels; the head
+    gives their pixels back.
     fine: with patch above 1, z enters the first level too; without, it is drawn from the coarser ones and the image.
     """
 
@@ -72,7 +67,7 @@ class FilmRefinement(nn.Module):
         self.steps = nn.ModuleList(FilmStep(width, 64, field) for width in widths[1:])
         self.last = FilmStep(widths[0], 64, field) if patch > 1 and fine else None
         self.head = conv(widths[0], classes * patch**2)
-        self.presence = nn.Sequential(nn.Linear(2 * widths[-1], 64), nn.SiLU(), nn.Linear(64, 1)) if choice else None
+        self.presence = nn.Sequential(nn.Linear(2 * widths[-1], 64), nn.SiLU(), nn.Linear(64, 2)) if choice else None
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -85,18 +80,18 @@ class FilmRefinement(nn.Module):
             level = block(F.max_pool2d(level, 2))
             levels.append(level)
         levels[:-1] = [skip(a) for skip, a in zip(self.skip, levels)]
-        return Features(levels, base, self._empty(level), crop)
+        return Features(levels, base, self._choice(level), crop)
 
     def decode(self, features: Features, z: Tensor) -> Tensor:
-        shapes, empty = self.hypotheses(features, z)
-        if empty is None:
+        shapes, choice = self.hypotheses(features, z)
+        if choice is None:
             return shapes
         nothing = torch.zeros_like(shapes[:1, :1])
         nothing[:, :, 0] = CERTAIN
-        return torch.where(chosen_empty(empty, z)[..., None, None, None], nothing, shapes)
+        return torch.where(choice.falls(z)[..., None, None, None], nothing, shapes)
 
-    def hypotheses(self, features: Features, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits [b n k h w] of maps with something in them, and P(empty) [b], None for a network without that choice.
+    def hypotheses(self, features: Features, z: Tensor) -> tuple[Tensor, Choice | None]:
+        """Logits [b n k h w] of maps meant to hold something, and the choice; None for a network without it.
 
         Training takes the mean over the choice exactly; `decode` draws it.
         """
@@ -113,15 +108,16 @@ class FilmRefinement(nn.Module):
             x = (x.unflatten(0, (b, n)) + levels[level][:, None]).flatten(0, 1)
         x = F.silu(x) if self.last is None else self.last(x, style, noise)
         delta: Tensor = features.crop(to_pixels(self.head(x), self.patch)).float().unflatten(0, (b, n))
-        return delta + features.base[:, None], features.empty
+        return delta + features.base[:, None], features.choice
 
-    def _empty(self, coarsest: Tensor) -> Tensor | None:
-        """P(nothing is there) [b], of the coarsest features [b c h w]."""
+    def _choice(self, coarsest: Tensor) -> Choice | None:
+        """Of the coarsest features [b c h w]."""
         if self.presence is None:
             return None
         pooled = torch.cat([coarsest.mean((2, 3)), coarsest.amax((2, 3))], 1)
-        logit: Tensor = self.presence(pooled)[:, 0].float()
-        return torch.sigmoid(-logit)
+        empty = self.presence(pooled)[:, 0]
+        by_shape = self.presence(pooled.detach())[:, 1]  # watches the shapes, and is not to change them
+        return Choice(empty.float().sigmoid(), by_shape.float().sigmoid())
 
     def forward(self, x: Tensor, q: Tensor, z: Tensor) -> Tensor:
         return self.decode(self.encode(x, q), z)

@@ -1,8 +1,28 @@
 """What the networks must offer to each other."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+
+class Choice(NamedTuple):
+    """Whether anything is there at all, as a choice beside the shapes: probabilities [b] that the image alone gives."""
+
+    empty: Tensor
+    """P(empty): what training takes its exact mean over."""
+    by_shape: Tensor
+    """How often a shape turns out empty although something was chosen: a network that is not sure of a shape may do so."""
+
+    @property
+    def drawn(self) -> Tensor:
+        """How often the empty map is to be drawn, so that with the empty shapes P(empty) comes out right."""
+        return ((self.empty - self.by_shape) / (1 - self.by_shape).clamp_min(1e-3)).clamp(0, 1)
+
+    def falls(self, z: Tensor) -> Tensor:
+        """Which of the samples that z [b n z] stands for are the empty map, bool [b n]: z's last number says."""
+        chosen: Tensor = torch.special.ndtr(z[..., -1].float()) < self.drawn[:, None]
+        return chosen
 
 
 class RefinementNet(Protocol):
@@ -17,5 +37,5 @@ class RefinementNet(Protocol):
     def decode(self, features: Any, z: Tensor) -> Tensor:
         """Logits [b n k h w] of the samples that z [b n z] stands for."""
 
-    def hypotheses(self, features: Any, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The same before an explicit choice of the empty map, and the probability [b] of that choice, None without one."""
+    def hypotheses(self, features: Any, z: Tensor) -> tuple[Tensor, Choice | None]:
+        """The same before the choice of the empty map, and that choice; None for a network without it."""

@@ -123,9 +123,10 @@ def marginal_cross_entropy(mean: Tensor, target: Tensor) -> Tensor:
 
 
 def empty_cross_entropy(empty: Tensor, labels: Tensor, weights: Tensor, ignore: int | None = None) -> Tensor:
-    """Cross entropy of the chosen P(empty) [b] against the share of raters who mark nothing, in nats: a scalar.
+    """Cross entropy of a P(empty) [b] against the share of maps that mark nothing, in nats: a scalar.
 
-    labels: one-hot [b r k h w]; weights: [b r], rows summing to 1, 0 for a missing rater. `ignore` marks nothing.
+    labels: one-hot maps [b r k h w], of raters or samples; weights: [b r], rows summing to 1, 0 for a missing rater.
+    `ignore` marks nothing.
     """
     outside = [0] if ignore is None or ignore == 0 else [0, ignore]
     marked = labels.sum(2) - labels[:, :, outside].sum(2)  # [b r h w]

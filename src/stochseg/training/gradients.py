@@ -9,8 +9,7 @@ from stochseg.baselines.baseline import Baseline
 from stochseg.config import ObjectiveConfig
 from stochseg.data.batches import Batch
 from stochseg.models.discriminator import probability
-from stochseg.models.film import chosen_empty
-from stochseg.models.interfaces import RefinementNet
+from stochseg.models.interfaces import Choice, RefinementNet
 from stochseg.models.precision import autocast
 from stochseg.objectives.adversarial import (
     discriminator_accuracy,
@@ -79,7 +78,8 @@ def accumulate_gradients(
     q = _visible(logits.detach().float().softmax(1), targets, ignore)
     refinement = cast(RefinementNet, networks["refinement"])
     with autocast(dtype, device):
-        logits, empty = refinement.hypotheses(refinement.encode(x, q), z)  # [b n k h w], [b]
+        logits, choice = refinement.hypotheses(refinement.encode(x, q), z)  # [b n k h w]
+    empty = None if choice is None else choice.empty
     samples = _visible(logits.float().softmax(2), targets, ignore)
     mean = _visible(mean_of_samples(samples, empty), targets, ignore)
     total = samples.new_zeros(())
@@ -97,9 +97,11 @@ def accumulate_gradients(
     if objective.marginal:
         losses["marginal"] = marginal_cross_entropy(mean, targets.mean)
         total = total + objective.marginal * losses["marginal"]
-    if objective.empty and empty is not None:
-        losses["empty"] = empty_cross_entropy(empty, targets.labels, targets.weights, ignore)
-        total = total + objective.empty * losses["empty"]
+    if objective.empty and choice is not None:
+        losses["empty"] = empty_cross_entropy(choice.empty, targets.labels, targets.weights, ignore)
+        equally = samples.new_full(samples.shape[:2], 1 / samples.shape[1])
+        losses["by_shape"] = empty_cross_entropy(choice.by_shape, straight_through(samples.detach()), equally, ignore)
+        total = total + objective.empty * (losses["empty"] + losses["by_shape"])
     if objective.calibration:
         losses["calibration"] = calibration_kl(mean, q)
         total = total + objective.calibration * losses["calibration"]
@@ -107,7 +109,7 @@ def accumulate_gradients(
     if discriminator is None:
         _backward(total, share)
     else:
-        maps = samples if empty is None else _with_empty(samples, empty, z)
+        maps = samples if choice is None else _with_empty(samples, choice, z)
         maps = straight_through(maps) if objective.adversary == "relativistic" else maps
         losses["adversarial"] = _adversarial(discriminator, x, targets.one, maps, objective, dtype)
         _backward(total + objective.adversarial * losses["adversarial"], share)
@@ -117,11 +119,11 @@ def accumulate_gradients(
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def _with_empty(samples: Tensor, empty: Tensor, z: Tensor) -> Tensor:
+def _with_empty(samples: Tensor, choice: Choice, z: Tensor) -> Tensor:
     """The samples [b n k h w] as they are drawn: without anything where z chooses so."""
     nothing = torch.zeros_like(samples[:1, :1])
     nothing[:, :, 0] = 1
-    return torch.where(chosen_empty(empty, z)[..., None, None, None], nothing, samples)
+    return torch.where(choice.falls(z)[..., None, None, None], nothing, samples)
 
 
 def _adversarial(
