@@ -58,7 +58,7 @@ def test_help_names_no_types_of_python(command: list[str], capsys: pytest.Captur
 def test_help_keeps_choices_and_lists_conventions(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    assert "--calibration.net {unet,segnet,convnet}" in capsys.readouterr().out
+    assert "--calibration.net {unet,segnet,convnet,none}" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
     out = " ".join(capsys.readouterr().out.split())
