@@ -82,7 +82,7 @@ class RefinementConfig:
     spatial_noise: bool = True
     """Film only: an 8x8 field of noise over the image as a part of z."""
     fine: bool = True
-    """Film with patch above 1 only: z enters the first level too; without, a sample costs a third less."""
+    """Film with patch above 1 only: z enters the first level too; without, training takes about a fifth more steps."""
     choice: bool = False
     """Film only: one number of z chooses, with a probability that is learned, whether anything is there at all."""
     dropout: float = 0.1
