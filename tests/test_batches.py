@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stochseg.config import InputConfig
-from stochseg.data.batches import Batches, augment, in_order
+from stochseg.data.batches import Batches, augment, in_order, read_rows, warp
 from stochseg.data.store import open_store
 from stochseg.errors import InputError
 
@@ -102,3 +102,31 @@ def test_in_order_gives_every_image_once(tiny_store: Path) -> None:
 def test_crop_larger_than_the_images_is_refused(tiny_store: Path) -> None:
     with pytest.raises(InputError, match=r"--input.crop 64.*32x32.*choose 32 or less"):
         Batches(open_store(tiny_store).split("train"), 4, InputConfig(crop=64), seed=0)
+
+
+def test_warp_turns_images_and_labels_together() -> None:
+    """An image that is its own label stays so, at any angle and scale; its area grows by the square of the scale."""
+    rows, columns = np.mgrid[:64, :64]
+    square = torch.from_numpy((abs(rows - 31.5) < 9) & (abs(columns - 31.5) < 9)).to(torch.uint8)
+    labels = torch.stack([square, torch.full_like(square, 255)]).expand(64, 2, 64, 64)
+    config = InputConfig(crop=32, rotate=45, zoom=0.25)
+    images, turned = warp(square.float().expand(64, 1, 64, 64), labels, config, torch.Generator().manual_seed(0))
+    assert images.shape == (64, 1, 32, 32)
+    assert turned.shape == (64, 2, 32, 32)
+    assert (turned[:, 1] == 255).all()  # a missing rater stays missing
+    different = ((images[:, 0] > 0.5) != (turned[:, 0] == 1)).sum((1, 2))
+    assert different.max() <= 18  # of a border of 72 pixels
+    areas = turned[:, 0].sum((1, 2)).float() / 18**2
+    assert 0.6 < areas.min() < 0.75
+    assert 1.35 < areas.max() < 1.65
+    assert (turned[0, 0] != turned[1, 0]).any()
+
+
+def test_a_warp_by_nothing_is_the_centre_crop(tiny_store: Path) -> None:
+    split = open_store(tiny_store).split("train")
+    config = InputConfig(crop=16)
+    whole = read_rows(split, np.arange(4), InputConfig(crop=None), None)
+    warped = warp(*whole, config, torch.Generator())
+    expected = read_rows(split, np.arange(4), config, None)
+    torch.testing.assert_close(warped[0], expected[0], atol=1e-5, rtol=0)
+    assert torch.equal(warped[1], expected[1])

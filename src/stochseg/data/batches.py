@@ -3,11 +3,14 @@
 Since nothing is carried over from one batch to the next, a run can be resumed at any step, in the middle of an epoch.
 """
 
+import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stochseg.config import InputConfig
@@ -46,7 +49,12 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, 1]).integers(2**62)))
-        images, labels = read_rows(self.split, self.rows_at(step), self.config, generator)
+        rows, config = self.rows_at(step), self.config
+        if config.rotate or config.zoom:
+            window = dataclasses.replace(config, crop=_window(self.split, config.crop))
+            images, labels = warp(*read_rows(self.split, rows, window, generator), config, generator)
+        else:
+            images, labels = read_rows(self.split, rows, config, generator)
         return augment(images, labels, self.config, generator)
 
 
@@ -94,6 +102,30 @@ def read_rows(
     images = np.stack([split.images[i, t : t + ch, x : x + cw] for i, (t, x) in zip(rows, start)])
     labels = np.stack([split.labels[i, :, t : t + ch, x : x + cw] for i, (t, x) in zip(rows, start)])
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255), torch.from_numpy(labels)
+
+
+def _window(split: Split, crop: int | None) -> int | None:
+    """Side of what is read for a crop that is rotated or shrunk: room for what comes in at its corners, if there is."""
+    return None if crop is None else min(*split.images.shape[1:3], math.ceil(1.5 * crop))
+
+
+def warp(images: Tensor, labels: Tensor, config: InputConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rotate and scale images [b c h w] in [0, 1] and labels [b r h w] about their centre, and crop to config.crop.
+
+    Images by bicubic interpolation, mirrored beyond their border; labels by the nearest pixel. An angle and a scale
+    an image, uniform up to config.rotate either way, log-uniform up to config.zoom.
+    """
+    b, c, h, w = images.shape
+    ch, cw = (config.crop or h), (config.crop or w)
+    angle, scale = torch.rand(2, b, generator=generator) * 2 - 1
+    angle = angle * math.radians(config.rotate)
+    scale = (scale * math.log1p(config.zoom)).exp()
+    cos, sin, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros(b)
+    rows = [torch.stack([cos * cw / w, -sin * ch / w, zero], 1), torch.stack([sin * cw / h, cos * ch / h, zero], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), [b, c, ch, cw], align_corners=False)
+    warped = F.grid_sample(images, grid, "bicubic", "reflection", align_corners=False).clamp_(0, 1)
+    nearest = F.grid_sample(labels.float(), grid, "nearest", "border", align_corners=False)
+    return warped, nearest.to(labels.dtype)
 
 
 def augment(images: Tensor, labels: Tensor, config: InputConfig, generator: torch.Generator) -> Batch:
