@@ -109,7 +109,7 @@ def test_warp_turns_images_and_labels_together() -> None:
     rows, columns = np.mgrid[:64, :64]
     square = torch.from_numpy((abs(rows - 31.5) < 9) & (abs(columns - 31.5) < 9)).to(torch.uint8)
     labels = torch.stack([square, torch.full_like(square, 255)]).expand(64, 2, 64, 64)
-    config = InputConfig(crop=32, rotate=45, zoom=0.25)
+    config = InputConfig(crop=32, rotate=45, scale=0.25)
     images, turned = warp(square.float().expand(64, 1, 64, 64), labels, config, torch.Generator().manual_seed(0))
     assert images.shape == (64, 1, 32, 32)
     assert turned.shape == (64, 2, 32, 32)

@@ -23,7 +23,7 @@ class InputConfig:
     """Turn images and labels by random quarters in training (square crops only)."""
     rotate: float = 0.0
     """Rotate images and labels in training by up to this many degrees, either way; 0 is off."""
-    zoom: float = 0.0
+    scale: float = 0.0
     """Magnify or shrink images and labels in training by up to this share, 0.2 from 1/1.2 to 1.2; 0 is off."""
     intensity: float = 0.1
     """Strength of random brightness, contrast and gamma changes in training; 0 is off."""
@@ -34,7 +34,7 @@ class InputConfig:
         _require(self.crop is None or self.crop >= 16, "input.crop", self.crop, "at least 16 pixels")
         _require(0 <= self.jitter <= 1, "input.jitter", self.jitter, "from 0 to 1")
         _require(0 <= self.rotate <= 180, "input.rotate", self.rotate, "from 0 to 180 degrees")
-        _require(0 <= self.zoom < 1, "input.zoom", self.zoom, "at least 0 and below 1")
+        _require(0 <= self.scale < 1, "input.scale", self.scale, "at least 0 and below 1")
         _require(0 <= self.intensity < 1, "input.intensity", self.intensity, "at least 0 and below 1")
 
 

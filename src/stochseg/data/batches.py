@@ -50,7 +50,7 @@ class Batches:
     def at(self, step: int) -> Batch:
         generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, 1]).integers(2**62)))
         rows, config = self.rows_at(step), self.config
-        if config.rotate or config.zoom:
+        if config.rotate or config.scale:
             window = dataclasses.replace(config, crop=_window(self.split, config.crop))
             images, labels = warp(*read_rows(self.split, rows, window, generator), config, generator)
         else:
@@ -113,13 +113,13 @@ def warp(images: Tensor, labels: Tensor, config: InputConfig, generator: torch.G
     """Rotate and scale images [b c h w] in [0, 1] and labels [b r h w] about their centre, and crop to config.crop.
 
     Images by bicubic interpolation, mirrored beyond their border; labels by the nearest pixel. An angle and a scale
-    an image, uniform up to config.rotate either way, log-uniform up to config.zoom.
+    an image, uniform up to config.rotate either way, log-uniform up to config.scale.
     """
     b, c, h, w = images.shape
     ch, cw = (config.crop or h), (config.crop or w)
     angle, scale = torch.rand(2, b, generator=generator) * 2 - 1
     angle = angle * math.radians(config.rotate)
-    scale = (scale * math.log1p(config.zoom)).exp()
+    scale = (scale * math.log1p(config.scale)).exp()
     cos, sin, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros(b)
     rows = [torch.stack([cos * cw / w, -sin * ch / w, zero], 1), torch.stack([sin * cw / h, cos * ch / h, zero], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), [b, c, ch, cw], align_corners=False)
