@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from stochseg import metrics
     from stochseg.errors import InputError, RunError
     from stochseg.evaluation import evaluate
+    from stochseg.models.blackbox import BlackBox
     from stochseg.models.car import CAR
     from stochseg.models.segmenter import load
     from stochseg.scoring.folders import score
     from stochseg.training.run import train
 
-__all__ = ["CAR", "InputError", "RunError", "__version__", "evaluate", "load", "metrics", "score", "train"]
+__all__ = ["CAR", "BlackBox", "InputError", "RunError", "__version__", "evaluate", "load", "metrics", "score", "train"]
 
 _HOMES = {
+    "BlackBox": "stochseg.models.blackbox",
     "CAR": "stochseg.models.car",
     "InputError": "stochseg.errors",
     "RunError": "stochseg.errors",

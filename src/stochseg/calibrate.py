@@ -6,7 +6,7 @@ what was fitted on the one half, so that the measured numbers are about exactly 
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class _Images:
     convention: str
     samples: int
     seed: int
+    blackbox: bool
 
     def groups(self) -> NDArray[Any]:
         return np.array(self.split.groups)[self.rows]
@@ -66,7 +67,8 @@ class _Images:
     def batches(self, what: str) -> Iterator[tuple[list[int], Batch]]:
         """Rows and images of each batch."""
         count = -(-len(self.rows) // BATCH)
-        for i, batch in enumerate(track(in_order(self.split, BATCH, self.crop, self.rows), count, what, "batches")):
+        batches = in_order(self.split, BATCH, self.crop, self.rows, self.blackbox)
+        for i, batch in enumerate(track(batches, count, what, "batches")):
             yield self.rows[i * BATCH : (i + 1) * BATCH], batch
 
     def latents(self, rows: Sequence[int], length: int) -> Tensor:
@@ -109,6 +111,7 @@ def calibrate(
     limit: int | None = None,
     verify: bool = False,
     calibration: nn.Module | None = None,
+    blackbox: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Fit temperatures and coverage levels on half of a split's patients, measure them on the others, and store them.
 
@@ -129,6 +132,7 @@ def calibrate(
         limit: work on this many images, spread over the split, instead of all.
         verify: read the whole store first and compare its sha256.
         calibration: the calibration module, where the model was built with one of its own.
+        blackbox: the segmenter that the model was built on; default: its predictions in the store.
     """
     start, run = time.monotonic(), Path(run)
     for flag, value, least in (("samples", samples, 1), ("limit", limit, 2), ("seed", seed, 0)):
@@ -142,7 +146,7 @@ def calibrate(
     chosen = store.split(split)
     if store.flips:
         raise InputError(f"{store.path}: has classes that flip at random, which its labels do not show; not supported")
-    model = CAR.load(run, precision, resolve_device(device), calibration)
+    model = CAR.load(run, precision, resolve_device(device), calibration, blackbox)
     check_fit(model, store)
     folder = model_folder(run)
     check_writable(folder, str(folder))
@@ -152,7 +156,7 @@ def calibrate(
     crop = centre_crop_for(model.size, chosen)
     size = (chosen.images.shape[1], chosen.images.shape[2]) if crop is None else (crop, crop)
     fit, held_out = (
-        _Images(chosen, half, crop, store.ignore, store.convention, samples, seed)
+        _Images(chosen, half, crop, store.ignore, store.convention, samples, seed, model.needs_blackbox)
         for half in _halves(chosen, rows, seed, store.group_name)
     )
     record: dict[str, Any] = {
@@ -232,7 +236,8 @@ def _log_q_and_votes(model: CAR, images: _Images) -> tuple[Tensor, Tensor]:
     k = len(model.classes)
     log_q, votes = [], []
     for rows, batch in images.batches("fitting temperatures"):
-        q = model.probabilities(batch.images).cpu().double().flatten(2).clamp_min(FLOOR).log()  # [b k p]
+        q = model.probabilities(batch.images, batch.blackbox).cpu().double()
+        q = q.flatten(2).clamp_min(FLOOR).log()  # [b k p]
         labels = batch.labels.flatten(2)
         chosen = torch.stack([(labels == c).sum(1) for c in range(k)], 1).double()
         if images.ignore is not None:
@@ -252,8 +257,8 @@ def _judge(model: CAR, images: _Images, what: str) -> _Judged:
     nll, ged = [], []
     counts: ReliabilityCounts | None = None
     for rows, batch in images.batches(what):
-        q = model.probabilities(batch.images).cpu()
-        maps = model.sample(batch.images, z=images.latents(rows, model.latent)).cpu()
+        q = model.probabilities(batch.images, batch.blackbox).cpu()
+        maps = model.sample(batch.images, z=images.latents(rows, model.latent), blackbox=batch.blackbox).cpu()
         nll.append(negative_log_likelihood(q, batch.labels, images.ignore, FLOOR))
         ged.append(generalized_energy_distance(maps, batch.labels, k, images.convention, images.ignore, "V"))
         these = reliability_counts(q, batch.labels, ignore=images.ignore)
@@ -303,8 +308,8 @@ def _cover(model: CAR, images: _Images, levels: Sequence[float | None], share: f
     lists: dict[str, list[Tensor]] = {name: [] for name in ("levels", "empty", "outlines", "areas", "unions")}
     pixels = 0
     for rows, batch in images.batches(what):
-        q = model.probabilities(batch.images).cpu()
-        maps = model.sample(batch.images, z=images.latents(rows, model.latent)).cpu()
+        q = model.probabilities(batch.images, batch.blackbox).cpu()
+        maps = model.sample(batch.images, z=images.latents(rows, model.latent), blackbox=batch.blackbox).cpu()
         order = coverage_order(maps, q)
         covering = covering_levels(order, batch.labels, share, images.ignore)
         present = (batch.labels != 255).flatten(2).any(2)

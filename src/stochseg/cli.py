@@ -121,7 +121,7 @@ def evaluate(given: list[str]) -> int:
 
     parser = _parser("stochseg evaluate", "Score a run on a split of a store, beside trivial answers.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
-    parser.add_function_arguments(call, skip={"run", "calibration"})
+    parser.add_function_arguments(call, skip={"run", "calibration", "blackbox"})
     print(scores_table(call(**_parse(parser, given))))
     return SUCCESS
 
@@ -151,7 +151,7 @@ def calibrate(given: list[str]) -> int:
         "Fit temperatures of q, and sets of pixels that cover a new rater's outline as often as asked.",
     )
     parser.add_argument("run", type=Path, help="run directory or exported model")
-    parser.add_function_arguments(call, skip={"run", "calibration"})
+    parser.add_function_arguments(call, skip={"run", "calibration", "blackbox"})
     print(calibration_text(call(**_parse(parser, given))))
     return SUCCESS
 

@@ -155,9 +155,10 @@ def _milliseconds(candidates: Sequence[Candidate], data: Path, split: str, sampl
         for i, one in enumerate(candidates):
             crop = centre_crop_for(one.model.size, chosen)
             rows = list(range(min(TIMED_IMAGES, len(chosen))))
-            images = next(iter(in_order(chosen, len(rows), crop, rows))).images
+            batch = next(iter(in_order(chosen, len(rows), crop, rows, one.model.needs_blackbox)))
+            generator = torch.Generator().manual_seed(0)
             start = time.perf_counter()
-            one.model.sample(images, n=samples, generator=torch.Generator().manual_seed(0))
+            one.model.sample(batch.images, samples, generator, batch.blackbox)
             if one.model.device.type == "cuda":
                 torch.cuda.synchronize()
             best[i] = min(best[i], 1e3 * (time.perf_counter() - start) / len(rows) / samples)

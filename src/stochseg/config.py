@@ -29,6 +29,8 @@ class InputConfig:
     """Strength of random brightness, contrast and gamma changes in training; 0 is off."""
     grey_as_rgb: bool = False
     """Repeat grey images to three channels, as the official code does (and ImageNet weights want)."""
+    blackbox: bool = False
+    """The calibration network also sees what a given segmenter says: predictions in the store (`stochseg blackbox`)."""
 
     def __post_init__(self) -> None:
         _require(self.crop is None or self.crop >= 16, "input.crop", self.crop, "at least 16 pixels")
@@ -345,6 +347,9 @@ class Config:
             None,
             "a budget: --minutes, --steps or --epochs",
         )
+        sees = self.method == "car" and self.calibration.net != "none"
+        what = f"method {self.method}" if self.method != "car" else "calibration.net none"
+        _require(sees or not self.input.blackbox, "input.blackbox", True, f"false: {what} sees no black box")
 
 
 def to_plain(config: Any) -> dict[str, Any]:

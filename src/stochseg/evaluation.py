@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stochseg.data.batches import centre_crop_for, in_order
+from stochseg.data.batches import centre_crop_for, check_blackbox, in_order
 from stochseg.data.store import Split, Store, open_store
 from stochseg.errors import InputError
 from stochseg.metrics.areas import empty_counts
@@ -78,15 +78,16 @@ def score_split(
     trivial: dict[str, defaultdict[str, list[Tensor]]] = {name: defaultdict(list) for name in BASELINES}
     reliability: dict[tuple[str, str], ReliabilityCounts] = {}
     bins: defaultdict[str, list[Tensor]] = defaultdict(list)
-    batches: Iterable[Any] = in_order(split, BATCH, crop, chosen)
+    batches: Iterable[Any] = in_order(split, BATCH, crop, chosen, model.needs_blackbox)
     if progress:
         batches = track(batches, -(-len(chosen) // BATCH), f"evaluating on {split.name}", "batches")
     done = 0
     for batch in batches:
         numbers = chosen[done : done + len(batch.images)]
         done += len(numbers)
-        q = model.probabilities(batch.images).cpu()
-        maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent, draws)).cpu()
+        q = model.probabilities(batch.images, batch.blackbox).cpu()
+        z = latents(seed, numbers, samples, model.latent, draws)
+        maps = model.sample(batch.images, z=z, blackbox=batch.blackbox).cpu()
 
         def score(answers: Tensor, labels: Tensor = batch.labels) -> dict[str, Tensor]:
             return score_maps(answers, labels, k, convention, ignore, flips)
@@ -177,6 +178,7 @@ def evaluate(
     limit: int | None = None,
     verify: bool = False,
     calibration: nn.Module | None = None,
+    blackbox: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Score a run on a split and write RUN/evaluation/SPLIT.json and SPLIT.npz; returns what the former holds.
 
@@ -195,6 +197,7 @@ def evaluate(
         limit: score this many images, spread over the split, instead of all.
         verify: read the whole store first and compare its sha256.
         calibration: the calibration module, where the model was built with one of its own.
+        blackbox: the segmenter that the model was built on; default: its predictions in the store.
     """
     run, data = Path(run), Path(data)
     for flag, value, least in (("samples", samples, 1), ("limit", limit, 1), ("seed", seed, 0)):
@@ -202,8 +205,9 @@ def evaluate(
             raise InputError(f"--{flag} {value}: must be at least {least}")
     store = open_store(data, verify)
     chosen = store.split(split)
-    model = Segmenter.load(run, precision, resolve_device(device), calibration)
+    model = Segmenter.load(run, precision, resolve_device(device), calibration, blackbox)
     check_fit(model, store)
+    check_blackbox(chosen, model.needs_blackbox)
     flips = store.flips or None
     rule = get_convention(convention or store.convention, flips is not None)
     if rule.counted == "flips" and flips is None:
@@ -321,15 +325,16 @@ def examples(
     order = np.argsort(ged, kind="stable")
     places = order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES + 2).astype(int)[1:-1])]
     numbers = [int(rows[p]) for p in places]
-    batch = next(iter(in_order(split, len(numbers), crop, numbers)))
-    maps = model.sample(batch.images, z=latents(seed, numbers, samples, model.latent, draws))
+    batch = next(iter(in_order(split, len(numbers), crop, numbers, model.needs_blackbox)))
+    z = latents(seed, numbers, samples, model.latent, draws)
+    maps = model.sample(batch.images, z=z, blackbox=batch.blackbox)
     return {
         "ids": np.array([split.ids[i] for i in numbers]),
         "ged": ged[places],
         "images": ((batch.images + 1) * 127.5).round().to(torch.uint8).numpy(),
         "labels": batch.labels.numpy(),
         "samples": maps.cpu().numpy(),
-        "q": model.probabilities(batch.images).cpu().numpy().astype(np.float16),
+        "q": model.probabilities(batch.images, batch.blackbox).cpu().numpy().astype(np.float16),
     }
 
 

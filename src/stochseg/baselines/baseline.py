@@ -57,10 +57,11 @@ class Baseline(Segmenter):
     def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
         """The mean of soft samples of a fixed z: float32 [b k h w]."""
         z = torch.randn(MARGINAL_SAMPLES, self.latent, generator=torch.Generator().manual_seed(0))
-        x = self.as_input(images, blackbox)
+        x = self.as_input(images)
+        self.as_seen(x, blackbox)  # refuses one
         return torch.cat([soft.mean(1) for soft in self._chunks(x, z.expand(len(x), -1, -1))])
 
-    def draw(self, x: Tensor, z: Tensor) -> Tensor:
+    def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
         return torch.cat([class_maps(soft) for soft in self._chunks(x, z)])
 
     def _chunks(self, x: Tensor, z: Tensor) -> list[Tensor]:

@@ -34,9 +34,11 @@ class Deterministic(Baseline):
 
     @torch.no_grad()
     def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
+        x = self.as_input(images)
+        self.as_seen(x, blackbox)  # refuses one
         self.networks.eval()
         with self._autocast():
-            logits: Tensor = self.network(self.as_input(images, blackbox))
+            logits: Tensor = self.network(x)
         return logits.float().softmax(1)
 
 

@@ -1,4 +1,4 @@
-"""From a split to training batches: cropped, varied jointly for image and raters, and a pure function of (seed, step).
+"""From a split to training batches: cropped, varied jointly for image, raters and black box, a pure function of (seed, step).
 
 Since nothing is carried over from one batch to the next, a run can be resumed at any step, in the middle of an epoch.
 """
@@ -14,16 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stochseg.config import InputConfig
-from stochseg.data.store import Split
+from stochseg.data.store import SOFT_STEPS, Split
 from stochseg.errors import InputError
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images: float32 [b c h w] in [-1, 1]; labels: uint8 [b r h w]."""
+    """images: float32 [b c h w] in [-1, 1]; labels: uint8 [b r h w].
+
+    blackbox: where it is asked for, what a given segmenter says: class ids uint8 [b h w] with 255 where they are unknown,
+    or probabilities float32 [b j h w] of the first j classes.
+    """
 
     images: Tensor
     labels: Tensor
+    blackbox: Tensor | None = None
 
 
 class Batches:
@@ -37,6 +42,7 @@ class Batches:
         self.split, self.size, self.config, self.seed = split, size, config, seed
         self.per_epoch = max(1, len(split) // size)
         check_crop(split, config.crop)
+        check_blackbox(split, config.blackbox)
 
     def epoch_of(self, step: int) -> int:
         return step // self.per_epoch
@@ -52,20 +58,23 @@ class Batches:
         rows, config = self.rows_at(step), self.config
         if config.rotate or config.scale:
             window = dataclasses.replace(config, crop=_window(self.split, config.crop))
-            images, labels = warp(*read_rows(self.split, rows, window, generator), config, generator)
+            images, maps = warp(*read_rows(self.split, rows, window, generator), config, generator)
         else:
-            images, labels = read_rows(self.split, rows, config, generator)
-        return augment(images, labels, self.config, generator)
+            images, maps = read_rows(self.split, rows, config, generator)
+        return augment(images, maps, self.config, generator, self.split.labels.shape[1])
 
 
-def in_order(split: Split, size: int, crop: int | None, rows: Sequence[int] | None = None) -> Iterator[Batch]:
-    """The images of a split once, in order, centre-cropped, in batches of at most `size`."""
+def in_order(
+    split: Split, size: int, crop: int | None, rows: Sequence[int] | None = None, blackbox: bool = False
+) -> Iterator[Batch]:
+    """The images of a split once, in order, centre-cropped, in batches of at most `size`; with its black box if asked."""
     check_crop(split, crop)
+    check_blackbox(split, blackbox)
     chosen = np.arange(len(split)) if rows is None else np.asarray(rows)
-    config = InputConfig(crop=crop, jitter=0)
+    config = InputConfig(crop=crop, jitter=0, blackbox=blackbox)
     for start in range(0, len(chosen), size):
-        images, labels = read_rows(split, chosen[start : start + size], config, None)
-        yield Batch(images.mul_(2).sub_(1), labels)
+        images, maps = read_rows(split, chosen[start : start + size], config, None)
+        yield Batch(images.mul_(2).sub_(1), *_apart(maps, split.labels.shape[1]))
 
 
 def centre_crop_for(size: tuple[int, int], split: Split) -> int | None:
@@ -85,10 +94,19 @@ def check_crop(split: Split, crop: int | None) -> None:
         )
 
 
+def check_blackbox(split: Split, wanted: bool) -> None:
+    """InputError where a black box is wanted and the split holds none."""
+    if wanted and "blackbox" not in split.extras:
+        raise InputError(
+            f"split '{split.name}' of the store holds no black box, which this model sees; add its predictions with "
+            "`stochseg blackbox import` or `stochseg blackbox predict`, or leave it out with --input.blackbox false"
+        )
+
+
 def read_rows(
     split: Split, rows: np.ndarray, config: InputConfig, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Read and crop rows of a split: images float32 [b c h w] in [0, 1], labels uint8 [b r h w].
+    """Read and crop rows of a split: images float32 [b c h w] in [0, 1], and their maps uint8 [b r+p h w] (`planes`).
 
     The crop is centred; with a generator it moves off the centre by up to config.jitter of the room there is.
     """
@@ -100,8 +118,28 @@ def read_rows(
         move = torch.rand(len(rows), 2, generator=generator).numpy() - 0.5
         start = np.rint(room / 2 + move * room * config.jitter).astype(int)
     images = np.stack([split.images[i, t : t + ch, x : x + cw] for i, (t, x) in zip(rows, start)])
-    labels = np.stack([split.labels[i, :, t : t + ch, x : x + cw] for i, (t, x) in zip(rows, start)])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255), torch.from_numpy(labels)
+    maps = np.stack([planes(split, i, slice(t, t + ch), slice(x, x + cw), config) for i, (t, x) in zip(rows, start)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255), torch.from_numpy(maps)
+
+
+def planes(split: Split, row: int, down: slice, across: slice, config: InputConfig) -> np.ndarray:
+    """The raters' maps of a part of an image, then those of its black box where it is asked for: uint8 [r+p h w].
+
+    p is 1 for class ids, j for probabilities of j classes, 0 without. In one array whatever moves the one moves the other.
+    """
+    labels: np.ndarray = split.labels[row, :, down, across]
+    if not config.blackbox:
+        return labels
+    seen = split.extras["blackbox"][row, ..., down, across]
+    return np.concatenate([labels, seen if seen.ndim == 3 else seen[None]])
+
+
+def _apart(maps: Tensor, raters: int) -> tuple[Tensor, Tensor | None]:
+    """Labels and black box as in `Batch`, of maps [b r+p h w]."""
+    labels, seen = maps[:, :raters], maps[:, raters:]
+    if not seen.shape[1]:
+        return labels, None
+    return labels, seen[:, 0] if seen.shape[1] == 1 else seen.float().div_(SOFT_STEPS)
 
 
 def _window(split: Split, crop: int | None) -> int | None:
@@ -109,10 +147,10 @@ def _window(split: Split, crop: int | None) -> int | None:
     return None if crop is None else min(*split.images.shape[1:3], math.ceil(1.5 * crop))
 
 
-def warp(images: Tensor, labels: Tensor, config: InputConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rotate and scale images [b c h w] in [0, 1] and labels [b r h w] about their centre, and crop to config.crop.
+def warp(images: Tensor, maps: Tensor, config: InputConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rotate and scale images [b c h w] in [0, 1] and maps [b r h w] about their centre, and crop to config.crop.
 
-    Images by bicubic interpolation, mirrored beyond their border; labels by the nearest pixel. An angle and a scale
+    Images by bicubic interpolation, mirrored beyond their border; maps by the nearest pixel. An angle and a scale
     an image, uniform up to config.rotate either way, log-uniform up to config.scale.
     """
     b, c, h, w = images.shape
@@ -124,30 +162,36 @@ def warp(images: Tensor, labels: Tensor, config: InputConfig, generator: torch.G
     rows = [torch.stack([cos * cw / w, -sin * ch / w, zero], 1), torch.stack([sin * cw / h, cos * ch / h, zero], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), [b, c, ch, cw], align_corners=False)
     warped = F.grid_sample(images, grid, "bicubic", "reflection", align_corners=False).clamp_(0, 1)
-    nearest = F.grid_sample(labels.float(), grid, "nearest", "border", align_corners=False)
-    return warped, nearest.to(labels.dtype)
+    nearest = F.grid_sample(maps.float(), grid, "nearest", "border", align_corners=False)
+    return warped, nearest.to(maps.dtype)
 
 
-def augment(images: Tensor, labels: Tensor, config: InputConfig, generator: torch.Generator) -> Batch:
-    """Vary images [b c h w] in [0, 1] and labels [b r h w] jointly, and shuffle each image's raters."""
+def augment(
+    images: Tensor, maps: Tensor, config: InputConfig, generator: torch.Generator, raters: int | None = None
+) -> Batch:
+    """Vary images [b c h w] in [0, 1] and maps [b r+p h w] (`planes`) jointly, and shuffle each image's raters.
+
+    raters: r; without it all maps are theirs.
+    """
     from kornia.enhance import adjust_contrast_with_mean_subtraction, adjust_gamma
     from kornia.geometry.transform import hflip, vflip
 
-    b, r = labels.shape[:2]
+    b = len(images)
     for flip in {"none": (), "horizontal": (hflip,), "both": (hflip, vflip)}[config.flips]:
         chosen = torch.rand(b, generator=generator) < 0.5
-        images[chosen], labels[chosen] = flip(images[chosen]), flip(labels[chosen])
+        images[chosen], maps[chosen] = flip(images[chosen]), flip(maps[chosen])
     if config.turns and images.shape[-1] == images.shape[-2]:
         quarters = torch.randint(4, (b,), generator=generator)
         for k in (1, 2, 3):
             chosen = quarters == k
             images[chosen] = images[chosen].rot90(k, (-2, -1))
-            labels[chosen] = labels[chosen].rot90(k, (-2, -1))
+            maps[chosen] = maps[chosen].rot90(k, (-2, -1))
     if config.intensity:
         gamma, contrast, brightness = (torch.rand(3, b, generator=generator) * 2 - 1) * config.intensity
         images = adjust_gamma(images, gamma.exp())
         images = adjust_contrast_with_mean_subtraction(images, contrast.exp())
         images = (images + brightness[:, None, None, None]).clamp(0, 1)
-    order = torch.rand(b, r, generator=generator).argsort(1)
+    labels, blackbox = _apart(maps, maps.shape[1] if raters is None else raters)
+    order = torch.rand(labels.shape[:2], generator=generator).argsort(1)
     labels = labels.gather(1, order[:, :, None, None].expand_as(labels))
-    return Batch(images * 2 - 1, labels)
+    return Batch(images * 2 - 1, labels, blackbox)

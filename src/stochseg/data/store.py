@@ -3,7 +3,9 @@
     STORE/index.json          format, classes, raters, and per split: ids, groups, source, arrays with their sha256
     STORE/SPLIT.images.npy    uint8 [N h w c]
     STORE/SPLIT.labels.npy    uint8 [N r h w]; class ids, the ignore class among them; a missing rater is a map of 255
-    STORE/SPLIT.NAME.npy      optional further arrays, one row an image (blackbox, modes, mode_probabilities)
+    STORE/SPLIT.blackbox.npy  optional, what a given segmenter says: uint8 [N h w], class ids, 255 where unknown; or soft,
+                              uint8 [N j h w], probabilities of the first j classes in steps of 1/255
+    STORE/SPLIT.NAME.npy      optional further arrays, one row an image (modes, mode_probabilities)
 
 One writer fills a temporary folder beside the target, which is moved there when whole, so a store that can be
 opened is a store that was finished.
@@ -29,6 +31,10 @@ FORMAT = "stochseg-store"
 VERSION = 1
 MISSING_RATER = 255
 """A label map filled with this value says that this rater did not annotate this image."""
+UNKNOWN = 255
+"""In a black box's map: a pixel whose class it does not tell, or one that the store does not know."""
+SOFT_STEPS = 255
+"""Steps in which a black box's probabilities are stored, from 0 to 1."""
 
 Array = NDArray[Any]
 
@@ -125,6 +131,7 @@ def open_store(path: str | Path, verify: bool = False, every_label: bool = False
                 f"{path}/{split.name}.labels.npy: {split.labels.shape[1]} raters, index.json says {store.raters}"
             )
         _check_labels(path, split, len(classes), every=verify or every_label)
+        _check_blackbox(path, split, len(classes), every=verify or every_label)
         if verify:
             for name, entry in index["splits"][split.name]["arrays"].items():
                 file = path / entry["file"]
@@ -192,9 +199,7 @@ def _open_split(path: Path, name: str, entry: Mapping[str, Any]) -> Split:
 
 
 def _check_labels(path: Path, split: Split, classes: int, every: bool) -> None:
-    count = len(split)
-    rows = range(count) if every else np.unique(np.linspace(0, count - 1, min(count, 256)).astype(int))
-    for row in rows:
+    for row in _rows_to_check(split, every):
         labels = split.labels[row]
         low = labels[labels != MISSING_RATER]
         if low.size and low.max() >= classes:
@@ -212,6 +217,32 @@ def _check_labels(path: Path, split: Split, classes: int, every: bool) -> None:
                 f"{path}: split '{split.name}', image '{split.ids[row]}' has a map partly {MISSING_RATER}; "
                 "that value marks a whole missing rater"
             )
+
+
+def _check_blackbox(path: Path, split: Split, classes: int, every: bool) -> None:
+    array = split.extras.get("blackbox")
+    if array is None:
+        return
+    soft = array.ndim == 4
+    where = f"{path}/{split.name}.blackbox.npy"
+    fits = array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[-2:] == split.images.shape[1:3]
+    if not fits or (soft and not 2 <= array.shape[1] <= classes):
+        h, w = split.images.shape[1:3]
+        raise InputError(
+            f"{where}: {array.dtype} {list(array.shape)}; class ids are uint8 {[len(split), h, w]}, probabilities uint8 "
+            f"{[len(split), classes, h, w]} or of fewer classes; add them again"
+        )
+    for row in _rows_to_check(split, every) if not soft else ():
+        known = array[row][array[row] != UNKNOWN]
+        if known.size and known.max() >= classes:
+            raise InputError(
+                f"{where}: image '{split.ids[row]}' has class {known.max()}, the store has 0 to {classes - 1}; add it again"
+            )
+
+
+def _rows_to_check(split: Split, every: bool) -> Sequence[int]:
+    count = len(split)
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, count if every else min(count, 256)).astype(int))]
 
 
 class StoreWriter:

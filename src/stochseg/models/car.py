@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementConfig, to_plain
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
+from stochseg.models.blackbox import BlackBox, as_seen, with_seen
 from stochseg.models.build import build_calibration, build_discriminator, build_refinement
 from stochseg.models.interfaces import RefinementNet
 from stochseg.models.segmenter import Segmenter, as_tuples, classes_of, one_hot_maps
@@ -19,7 +20,7 @@ from stochseg.sampling.sample import decode_in_chunks
 
 
 class CAR(Segmenter):
-    """A distribution over segmentations of an image: q = F(x), sample = G([x, q], z).
+    """A distribution over segmentations of an image: q = F(x), or F([x, B(x)]) over a black box; sample = G([x, q], z).
 
         model = CAR.load("runs/lidc")
         maps = model.sample(images, n=16)          # uint8 [b n h w]; images float [b c h w] in [-1, 1]
@@ -27,7 +28,8 @@ class CAR(Segmenter):
     classes: their number, or a ClassInfo each. channels: of the images; grey ones are repeated where it is 3. size:
     (h, w) in training: evaluation crops to it, and the paper's discriminator takes no other. calibration: a config,
     or any module that maps images [b c h w] to logits [b k h w] and takes the place of F. discriminator: None leaves
-    it out. seed: of the initial weights.
+    it out. seed: of the initial weights. blackbox: B, any segmenter that is asked about every image and never changed
+    (see `BlackBox`), or "saved": its answers come with the images. F then takes [b c+k h w], B's classes after the image.
     """
 
     method = "car"
@@ -42,20 +44,26 @@ class CAR(Segmenter):
         discriminator: DiscriminatorConfig | None = None,
         seed: int = 0,
         precision: str = "float32",
+        blackbox: Callable[..., Any] | Literal["saved"] | None = None,
     ) -> None:
         super().__init__(classes, channels, size, precision)
+        self.takes_blackbox = blackbox is not None
+        self.blackbox: BlackBox | None = None
+        if blackbox is not None and blackbox != "saved":
+            self.attach(blackbox)
         self.architecture: dict[str, Any] = {
             "calibration": None if isinstance(calibration, nn.Module) else (calibration or CalibrationConfig()),
             "refinement": refinement or RefinementConfig(),
             "discriminator": discriminator,
         }
         k = len(self.classes)
+        seen = channels + k * self.takes_blackbox
         with torch.random.fork_rng([]):  # the weights are drawn on the CPU
             torch.manual_seed(seed)
             nets = {
                 "calibration": calibration
                 if isinstance(calibration, nn.Module)
-                else build_calibration(self.architecture["calibration"], channels, k),
+                else build_calibration(self.architecture["calibration"], seen, k),
                 "refinement": build_refinement(self.architecture["refinement"], channels, k),
             }
             if discriminator is not None:
@@ -80,13 +88,45 @@ class CAR(Segmenter):
         """Length of z."""
         return self.refinement.latent
 
-    @torch.no_grad()
+    @property
+    def needs_blackbox(self) -> bool:
+        return self.takes_blackbox and self.blackbox is None
+
+    def attach(self, blackbox: Callable[..., Any]) -> None:
+        if not self.takes_blackbox:
+            super().attach(blackbox)
+        self.blackbox = blackbox if isinstance(blackbox, BlackBox) else BlackBox(blackbox)
+
+    def as_seen(self, x: Tensor, blackbox: Tensor | None = None) -> Tensor | None:
+        if not self.takes_blackbox:
+            return super().as_seen(x, blackbox)
+        k = len(self.classes)
+        if blackbox is not None:
+            seen = as_seen(blackbox.to(x.device), k, (len(x), x.shape[-2], x.shape[-1]))
+        elif self.blackbox is not None:
+            seen = self.blackbox(x, k)
+        else:
+            raise InputError(
+                "this model was built on a black box; give its answer for the images as blackbox=, or attach the segmenter "
+                "itself: load(..., blackbox=...)"
+            )
+        return seen.contiguous(memory_format=torch.channels_last)
+
+    def to(self, device: torch.device | str) -> Self:
+        if self.blackbox is not None:
+            self.blackbox.to(device)
+        return super().to(device)
+
     def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
-        """The calibrated marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]."""
-        x = self.as_input(images, blackbox)
+        """The calibrated marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]; blackbox: see `sample`."""
+        x = self.as_input(images)
+        return self._marginals(x, self.as_seen(x, blackbox))
+
+    @torch.no_grad()
+    def _marginals(self, x: Tensor, seen: Tensor | None) -> Tensor:
         self.networks.eval()
         with self._autocast():
-            logits: Tensor = self.calibration(x)
+            logits: Tensor = self.calibration(with_seen(x, seen))
         if self.temperature is None:
             return logits.float().softmax(1)
         return temper(logits.float().log_softmax(1), self.temperature)
@@ -100,8 +140,8 @@ class CAR(Segmenter):
         with self._autocast():
             return decode_in_chunks(self.refinement, x, q.to(self.device), z.to(self.device), soft=True)
 
-    def draw(self, x: Tensor, z: Tensor) -> Tensor:
-        q = self.probabilities(x)
+    def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
+        q = self._marginals(x, seen)
         with self._autocast():
             return decode_in_chunks(self.refinement, x, q, z.to(self.device))
 
@@ -124,7 +164,7 @@ class CAR(Segmenter):
 
     def facts(self) -> dict[str, Any]:
         nets = {name: to_plain(config) if config else None for name, config in self.architecture.items()}
-        return self.common_facts() | nets
+        return self.common_facts() | {"blackbox": self.takes_blackbox} | nets
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], precision: str, calibration: nn.Module | None) -> Self:
@@ -140,4 +180,5 @@ class CAR(Segmenter):
             RefinementConfig(**as_tuples(facts["refinement"])),
             DiscriminatorConfig(**facts["discriminator"]) if facts["discriminator"] else None,
             precision=precision,
+            blackbox="saved" if facts.get("blackbox") else None,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -55,6 +55,8 @@ class Segmenter(ABC):
     """Its name in `METHODS`."""
     passes: ClassVar[int] = 1
     """Forward passes that a sample takes."""
+    takes_blackbox: bool = False
+    """Whether it was built on a black box, and so sees its answer beside each image."""
     networks: nn.ModuleDict
 
     def __init__(
@@ -76,8 +78,8 @@ class Segmenter(ABC):
         """The marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]."""
 
     @abstractmethod
-    def draw(self, x: Tensor, z: Tensor) -> Tensor:
-        """Class maps uint8 [b n h w] for images x as the networks take them, and z [b n z]."""
+    def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Class maps uint8 [b n h w] for images x and what is seen of a black box, as the networks take them, and z [b n z]."""
 
     @abstractmethod
     def configs(self) -> dict[str, Any]:
@@ -103,15 +105,17 @@ class Segmenter(ABC):
     ) -> Tensor:
         """Class maps uint8 [b n h w] for images [b c h w] in [-1, 1].
 
-        generator: a CPU generator for z; z [b n z] may be given instead, then n is its own.
+        generator: a CPU generator for z; z [b n z] may be given instead, then n is its own. blackbox: what a model over a
+        black box needs where none is attached, class ids [b h w] (255: unknown) or probabilities [b k h w].
         """
-        x = self.as_input(images, blackbox)
+        x = self.as_input(images)
+        seen = self.as_seen(x, blackbox)
         if n < 1:
             raise InputError(f"n {n}: draw at least 1 sample")
         if z is None:
             z = torch.randn(len(x), n, self.latent, generator=generator)
         self._check_latents(z, len(x))
-        return self.draw(x, z)
+        return self.draw(x, z, seen)
 
     def coverage_sets(self, maps: Tensor, q: Tensor) -> Tensor:
         """The pixels that hold a new rater's outline of each class with the calibrated probability: bool [b k h w].
@@ -159,6 +163,21 @@ class Segmenter(ABC):
         other.networks = networks
         return other
 
+    @property
+    def needs_blackbox(self) -> bool:
+        """Whether the black box's answers must come with the images, as from a store: it takes one, none is attached."""
+        return self.takes_blackbox
+
+    def attach(self, blackbox: Callable[..., Any]) -> None:
+        """Ask this black box about every image from now on; InputError for a model that takes none."""
+        raise InputError("blackbox: this model was built without a black box; leave it out")
+
+    def as_seen(self, x: Tensor, blackbox: Tensor | None = None) -> Tensor | None:
+        """What the networks see of a black box beside images x, float32 [b k h w]; None for a model that takes none."""
+        if blackbox is not None:
+            raise InputError("blackbox: this model was built without a black box; leave it out")
+        return None
+
     def to(self, device: torch.device | str) -> Self:
         self.networks.to(device)
         return self
@@ -197,10 +216,13 @@ class Segmenter(ABC):
         precision: str = "float32",
         device: torch.device | str = "cpu",
         calibration: nn.Module | None = None,
+        blackbox: Callable[..., Any] | None = None,
     ) -> Self:
         """Load a run directory or an exported folder: an object of the method that it was trained with.
 
         calibration: needed where the model was built with a calibration module of one's own; its weights are loaded.
+        blackbox: the segmenter that a model over a black box asks about every image; without it, answers are given with
+        the images.
         Raises InputError where there is no model, it does not fit, or is of another method than the class asked for.
         """
         folder = model_folder(Path(path))
@@ -226,12 +248,12 @@ class Segmenter(ABC):
             ) from error
         load_weights(model.networks, folder / "model.safetensors")
         model.calibrated = read_calibrated(folder, len(model.classes))
+        if blackbox is not None:
+            model.attach(blackbox)
         return model.to(device)
 
-    def as_input(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
+    def as_input(self, images: Tensor) -> Tensor:
         """Images [b c h w] in [-1, 1] as the networks take them; grey is repeated where they take three channels."""
-        if blackbox is not None:
-            raise InputError("blackbox: this model was built without a black box; leave it out")
         if images.ndim == 4 and images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
         if images.ndim != 4 or images.shape[1] != self.channels:
@@ -251,9 +273,10 @@ def load(
     precision: str = "float32",
     device: torch.device | str = "cpu",
     calibration: nn.Module | None = None,
+    blackbox: Callable[..., Any] | None = None,
 ) -> Segmenter:
     """The model of a run directory or an exported folder, whatever its method; arguments as `Segmenter.load`."""
-    return Segmenter.load(path, precision, device, calibration)
+    return Segmenter.load(path, precision, device, calibration, blackbox)
 
 
 def numbered_classes(count: int) -> list[ClassInfo]:

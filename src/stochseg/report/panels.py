@@ -41,9 +41,10 @@ def save_panel(
     file: Path, model: Segmenter, split: Split, rows: Sequence[int], crop: int | None, seed: int, samples: int = 6
 ) -> None:
     """Draw one line an image: image, raters, samples, and P(not background) of q, white where it is 1."""
-    batch = next(iter(in_order(split, len(rows), crop, rows)))
-    maps = model.sample(batch.images, z=latents(seed, rows, samples, model.latent)).cpu().numpy()
-    q = model.probabilities(batch.images).cpu()
+    batch = next(iter(in_order(split, len(rows), crop, rows, model.needs_blackbox)))
+    z = latents(seed, rows, samples, model.latent)
+    maps = model.sample(batch.images, z=z, blackbox=batch.blackbox).cpu().numpy()
+    q = model.probabilities(batch.images, batch.blackbox).cpu()
     lines = []
     for image, labels, sampled, marginals in zip(batch.images, batch.labels.numpy(), maps, q):
         grey = ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()

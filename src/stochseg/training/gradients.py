@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from stochseg.baselines.baseline import Baseline
 from stochseg.config import ObjectiveConfig
 from stochseg.data.batches import Batch
+from stochseg.models.blackbox import with_seen
 from stochseg.models.discriminator import probability
 from stochseg.models.interfaces import Choice, RefinementNet
 from stochseg.models.precision import autocast
@@ -62,6 +63,7 @@ def accumulate_gradients(
 ) -> dict[str, Tensor]:
     """Add the gradients of one part of a step's batch, weighted by its share; returns the losses by name.
 
+    part: images and, where there is a black box, what is seen of it [b k h w], as the networks take them.
     The three losses touch one network each: q is detached before it enters G, the discriminator's weights are frozen
     while G learns from it, and its own loss sees a detached sample.
     """
@@ -71,7 +73,7 @@ def accumulate_gradients(
     losses: dict[str, Tensor] = {}
 
     with torch.set_grad_enabled(objective.cross_entropy > 0), autocast(dtype, device):
-        logits = networks["calibration"](x)
+        logits = networks["calibration"](with_seen(x, part.blackbox))
         losses["cross_entropy"] = cross_entropy(logits, targets.mean)
     _backward(objective.cross_entropy * losses["cross_entropy"], share)
 

@@ -11,7 +11,7 @@ import yaml
 
 from stochseg.baselines.baseline import Baseline
 from stochseg.config import BUDGETS, Config, to_plain
-from stochseg.data.batches import check_crop
+from stochseg.data.batches import check_blackbox, check_crop
 from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import get_convention
@@ -54,7 +54,8 @@ def train(
     store = open_store(data, verify)
     get_convention(store.convention)
     split = store.split("train")
-    for checked in (split, store.split(settings.validation.split)):
+    judged_on = store.split(settings.validation.split)
+    for checked in (split, judged_on):
         check_crop(checked, settings.input.crop)
     size = (settings.input.crop,) * 2 if settings.input.crop else (split.images.shape[1], split.images.shape[2])
     trained: Segmenter
@@ -63,10 +64,12 @@ def train(
     else:
         trained = model
         check_fit(model, store)
-        settings = dataclasses.replace(settings, **model.configs())
+        settings = _with_blackbox_of(model, dataclasses.replace(settings, **model.configs()))
         if isinstance(model, CAR):
             _check_discriminator(model, settings, size)
         model.size = size
+    for checked in (split, judged_on):
+        check_blackbox(checked, settings.input.blackbox)
     trained.to(resolve_device(settings.device))
     check_loggers(settings)
     resume_state = resume and has_checkpoint(run / "checkpoint")
@@ -96,7 +99,18 @@ def build_model(config: Config, store: Store, channels: int, size: tuple[int, in
         config.discriminator if config.objective.adversarial else None,
         seed=config.seed,
         precision=config.precision,
+        blackbox="saved" if config.input.blackbox else None,
     )
+
+
+def _with_blackbox_of(model: Segmenter, config: Config) -> Config:
+    """The config that feeds the store's black box to a model that needs it; InputError where it would to one without."""
+    if config.input.blackbox and not model.takes_blackbox:
+        raise InputError(
+            "--input.blackbox true: the model was built without a black box; build it with CAR(blackbox='saved'), or set "
+            "input.blackbox to false"
+        )
+    return dataclasses.replace(config, input=dataclasses.replace(config.input, blackbox=model.needs_blackbox))
 
 
 def _check_discriminator(model: CAR, config: Config, size: tuple[int, int]) -> None:

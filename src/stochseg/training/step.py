@@ -41,7 +41,9 @@ def take_step(
     losses: defaultdict[str, float] = defaultdict(float)
     size = len(z) // config.training.accumulate
     for rows in torch.arange(len(z)).split(size):
-        part = Batch(model.as_input(batch.images[rows]), batch.labels[rows].to(model.device))
+        images = model.as_input(batch.images[rows])
+        seen = model.as_seen(images, None if batch.blackbox is None else batch.blackbox[rows])
+        part = Batch(images, batch.labels[rows].to(model.device), seen)
         share = len(rows) / len(z)
         noise = z[rows].to(model.device)
         if isinstance(model, Baseline):
