@@ -368,17 +368,18 @@ def test_a_black_box_that_is_not_there_or_not_wanted(tiny_store: Path, store: Pa
     assert evaluate(tmp_path / "plain", store, "val", samples=2)["images"] == 5
 
 
-def test_it_is_cropped_and_varied_with_its_image(store: Path) -> None:
+@pytest.mark.parametrize("rotate", [0, 30])
+def test_it_is_cropped_and_varied_with_its_image(rotate: float, store: Path) -> None:
     """The black box is the second rater but for one pixel: so it must be after any crop, flip and turn."""
     split = open_store(store).split("train")
-    config = InputConfig(crop=24, jitter=1, flips="both", turns=True, intensity=0.2, blackbox=True)
+    config = InputConfig(crop=24, jitter=1, turns=True, intensity=0.2, rotate=rotate, scale=rotate / 100, blackbox=True)
     batch = Batches(split, 12, config, seed=0).at(0)
     assert batch.blackbox is not None
     known = batch.blackbox != 255
     for row in range(12):
         agrees = [bool((batch.blackbox[row] == m)[known[row]].all()) for m in batch.labels[row]]
         assert any(agrees)
-    assert 0 < int((~known).sum()) <= 12
+    assert 0 < int((~known).sum()) <= (30 if rotate else 12)
     assert Batches(split, 12, InputConfig(crop=24), seed=0).at(0).blackbox is None
 
 
@@ -392,11 +393,13 @@ def test_asking_for_the_black_box_changes_nothing_else(store: Path) -> None:
 def test_soft_ones_move_too() -> None:
     g = torch.Generator().manual_seed(0)
     images = torch.rand(16, 1, 8, 8, generator=g)
-    soft = torch.cat([images, 1 - images], 1)
+    soft = (torch.cat([images, 1 - images], 1) * 255).round().to(torch.uint8)
     labels = torch.zeros(16, 1, 8, 8, dtype=torch.uint8)
-    batch = augment(images, labels, InputConfig(crop=None, intensity=0), g, soft)
+    batch = augment(images, torch.cat([labels, soft], 1), InputConfig(crop=None, intensity=0), g, raters=1)
+    assert batch.labels.shape == (16, 1, 8, 8)
     assert batch.blackbox is not None
-    assert torch.allclose(batch.blackbox[:, :1], (batch.images + 1) / 2, atol=1e-6)
+    assert torch.allclose(batch.blackbox[:, :1], (batch.images + 1) / 2, atol=0.5 / 255 + 1e-6)
+    assert torch.allclose(batch.blackbox.sum(1), torch.ones(16, 8, 8), atol=1 / 254)
 
 
 @pytest.mark.parametrize(
@@ -404,6 +407,7 @@ def test_soft_ones_move_too() -> None:
     [
         ((16, 16), np.uint8, 0, r"blackbox.npy: uint8 \[1, 16, 16\]; class ids are uint8 \[1, 8, 8\]"),
         ((3, 8, 8), np.uint8, 0, r"\[1, 3, 8, 8\].*\[1, 2, 8, 8\] or of fewer classes"),
+        ((1, 8, 8), np.uint8, 0, r"\[1, 1, 8, 8\]"),
         ((8, 8), np.float32, 0, "float32"),
         ((8, 8), np.uint8, 2, "image 'a' has class 2, the store has 0 to 1"),
     ],
