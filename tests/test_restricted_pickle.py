@@ -153,6 +153,36 @@ def test_pickles_written_by_hand_are_refused(tmp_path: Path, data: bytes) -> Non
         load_numeric_pickle(save(tmp_path, data))
 
 
+TEXT = b"X" + (2**20).to_bytes(4, "little") + b"a" * 2**20 + b"q\x00"  # a text of a megabyte, kept at place 0
+ENCODE = b"c_codecs\nencode\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"]r\xff\xff\xff\x7f.",  # a place in memory that makes the unpickler reserve 32 GB
+        b"]p2147483647\n.",
+        b"(" + TEXT + (ENCODE + b"(h\x00S'latin1'\ntR") * 30 + b"l.",  # thirty megabytes out of one, each by a call
+        b"(" + ENCODE + b"q\x02(" + TEXT + b"S'latin1'\ntq\x01R" + b"h\x02h\x01R" * 30 + b"l.",  # by one tuple
+        b"(" + TEXT + (NDARRAY + b"(I1\n(I1048576\nt" + BYTE + b"I0\nh\x00tb") * 30 + b"l.",
+        b"(" + TEXT + b"2" * 30 + b"l.",
+        b"(" + TEXT + b"0" + b"l.",
+    ],
+)
+def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(InputError, match="the pickle asks for (place|the same data|the instruction)"):
+        load_numeric_pickle(save(tmp_path, data))
+
+
+def test_a_text_used_twice_is_no_attack(tmp_path: Path) -> None:
+    name = "a name" * 200
+    array = np.arange(4)
+    wanted = [{"patient": name, "image": array, "again": [array]} for _ in range(3)]
+    found = load_numeric_pickle(save(tmp_path, pickle.dumps(wanted)))
+    assert [one["patient"] for one in found] == [name] * 3
+    assert np.asarray(found[2]["again"][0]).tolist() == [0, 1, 2, 3]
+
+
 def test_what_allowed_names_do_cannot_be_changed(tmp_path: Path) -> None:
     before = pickle.dumps(ARRAYS[0])
     for name in (b"numpy\ndtype", b"numpy\nndarray", b"_codecs\nencode"):

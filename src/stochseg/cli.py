@@ -210,6 +210,20 @@ def report(given: list[str]) -> int:
     return SUCCESS
 
 
+def import_official(given: list[str]) -> int:
+    from stochseg.import_official import import_official as call
+
+    parser = _parser(
+        "stochseg import-official", "Make a run of a checkpoint of the official code; nothing of the file is executed."
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, such as LIDC_CAR_Model.pickle")
+    parser.add_function_arguments(call, skip={"file"})
+    flags = _parse(parser, given)
+    run = call(**flags)
+    say(f"run ready: {run}; judge it with `stochseg evaluate {run} --data STORE --split test`")
+    return SUCCESS
+
+
 def demo(given: list[str]) -> int:
     from stochseg.demo import demo as call
 
@@ -299,6 +313,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "score": (score, "score predictions of any program, in folders"),
     "compare": (compare, "several runs side by side, with paired differences"),
     "report": (report, "figures and one page of a run"),
+    "import-official": (import_official, "make a run of a checkpoint of the official code"),
 }
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
 """Reads pickles of numbers, strings, plain containers and numeric numpy arrays, and builds nothing else.
 
-A pickle is a program. Here the names it may call are a short list, and each is replaced by a stand-in written in this
-file, so that not even numpy's own unpickling code runs: a hostile dtype or array state cannot reach it. The stand-ins
+Not even numpy's own unpickling code runs (unpickler.py): a hostile dtype or array state cannot reach it. The stand-ins
 keep the raw bytes and check them against shape and dtype.
 """
 
 import math
 import pickle
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from stochseg.data.unpickler import TEXT_AS_BYTES, StandIn, refuse, unpickle
 from stochseg.errors import InputError
 
 _NUMERIC = re.compile(r"[<>|=]?[biufc]\d{1,2}")
@@ -36,7 +35,7 @@ class PickledArray:
                 data = raw.encode("latin-1") if isinstance(raw, str) else raw
                 self._array = _from_bytes(data, dtype, shape, "F" if fortran else "C")
             case _:
-                _refuse("an array that is not plain numbers")
+                refuse("an array that is not plain numbers")
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return self._array if dtype is None else self._array.astype(dtype)
@@ -56,48 +55,21 @@ class PickledDtype:
             case (int(), ("<" | ">" | "|" | "=") as order, None, None, None, -1, -1, int()):
                 self._swapped = order == ">"
             case _:
-                _refuse("a dtype that is not a plain number")
+                refuse("a dtype that is not a plain number")
 
     def plain(self) -> np.dtype[Any]:
         return np.dtype(self._text).newbyteorder(">") if self._swapped else np.dtype(self._text)
-
-
-class _StandIn:
-    """What an allowed name stands for. It can be called, and a pickle can do nothing else to it."""
-
-    __slots__ = ("_build",)
-
-    def __init__(self, build: Callable[..., Any]) -> None:
-        self._build = build
-
-    def __call__(self, *args: Any) -> Any:
-        return self._build(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        _refuse("a change to a name it may only call")
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module.replace("numpy._core", "numpy.core"), name]
-        except KeyError:
-            _refuse(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        _refuse("a persistent reference")
 
 
 def load_numeric_pickle(file: Path) -> Any:
     """The object in a pickle file; arrays in it are `PickledArray`, to be read with `np.asarray`.
 
     Raises InputError for a file that is no pickle, is cut short, or holds anything but numbers, strings, lists, tuples,
-    dicts and numeric numpy arrays. Nothing of the file is executed in any case. It can still ask for as much
-    memory as it likes.
+    dicts and numeric numpy arrays. Nothing of the file is executed in any case.
     """
     try:
         with file.open("rb") as stream:
-            return _load(stream)
+            return unpickle(stream, _ALLOWED)
     except pickle.UnpicklingError as error:
         raise InputError(f"{file}: {error}; only pickles of plain numpy arrays are read") from error
     except OSError as error:
@@ -109,30 +81,22 @@ def load_numeric_pickle(file: Path) -> Any:
         raise InputError(f"{file}: damaged, or not a pickle ({detail}); copy or download it again") from error
 
 
-def _load(stream: BinaryIO) -> Any:
-    return _RestrictedUnpickler(stream, encoding="latin-1").load()
-
-
-def _refuse(what: str) -> NoReturn:
-    raise pickle.UnpicklingError(f"the pickle asks for {what}")
-
-
 def _dtype(text: Any, *flags: Any) -> PickledDtype:
     if not isinstance(text, str) or not _NUMERIC.fullmatch(text):
-        _refuse(f"the dtype {str(text)[:40]!r}")
+        refuse(f"the dtype {str(text)[:40]!r}")
     return PickledDtype(text)
 
 
 def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> PickledArray:
     # numpy always writes an empty array here and gives its content after.
     if subtype is not _ALLOWED["numpy", "ndarray"]:
-        _refuse("an array of another type")
+        refuse("an array of another type")
     return PickledArray()
 
 
 def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
     if not isinstance(buffer, bytes | bytearray) or not isinstance(dtype, PickledDtype) or order not in ("C", "F"):
-        _refuse("an array that is not plain numbers")
+        refuse("an array that is not plain numbers")
     array = PickledArray()
     array._array = _from_bytes(bytes(buffer), dtype, shape, order)
     return array
@@ -141,15 +105,8 @@ def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> PickledArra
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
     data = raw.encode("latin-1") if isinstance(raw, str) else raw
     if not isinstance(data, bytes) or not isinstance(dtype, PickledDtype):
-        _refuse("a scalar that is not a plain number")
+        refuse("a scalar that is not a plain number")
     return _from_bytes(data, dtype, (), "C")[()]
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    # How protocols 0 to 2 write bytes. The real function would take any codec, compression among them.
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        _refuse("a text encoding")
-    return text.encode("latin-1")
 
 
 def _from_bytes(data: bytes, dtype: PickledDtype, shape: Any, order: Any) -> NDArray[Any]:
@@ -160,15 +117,15 @@ def _from_bytes(data: bytes, dtype: PickledDtype, shape: Any, order: Any) -> NDA
         and all(type(n) is int and n >= 0 for n in shape)
         and math.prod(shape) * plain.itemsize == len(data)
     ):
-        _refuse("an array whose bytes do not match its shape")
+        refuse("an array whose bytes do not match its shape")
     return np.frombuffer(data, plain).reshape(shape, order=order)
 
 
-_ALLOWED: dict[tuple[str, str], _StandIn] = {
-    ("numpy", "ndarray"): _StandIn(lambda *_: _refuse("an array made by hand")),
-    ("numpy", "dtype"): _StandIn(_dtype),
-    ("numpy.core.multiarray", "_reconstruct"): _StandIn(_reconstruct),
-    ("numpy.core.multiarray", "scalar"): _StandIn(_scalar),
-    ("numpy.core.numeric", "_frombuffer"): _StandIn(_from_buffer),
-    ("_codecs", "encode"): _StandIn(_encode),
+_ALLOWED: dict[tuple[str, str], StandIn] = {
+    ("numpy", "ndarray"): StandIn(lambda *_: refuse("an array made by hand")),
+    ("numpy", "dtype"): StandIn(_dtype),
+    ("numpy.core.multiarray", "_reconstruct"): StandIn(_reconstruct),
+    ("numpy.core.multiarray", "scalar"): StandIn(_scalar),
+    ("numpy.core.numeric", "_frombuffer"): StandIn(_from_buffer),
+    ("_codecs", "encode"): TEXT_AS_BYTES,
 }
