@@ -1,7 +1,6 @@
 """Image files of a user's own: which ones are meant, and their pixels as the models take them."""
 
 import glob
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from stochseg.data.images import MAX_PIXELS
+from stochseg.data.pixel_files import grey_if_grey, read_pixels
 from stochseg.errors import InputError
 
-FORMATS = ("PNG", "JPEG", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 DEEPEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
-CHANNELS = 16
-"""An array whose last axis is longer than this is no image of [h w c]."""
-
 
 def list_images(given: Sequence[str | Path]) -> list[Path]:
     """The files that are meant by files, folders (the images right inside, sorted) and patterns such as `scans/*.png`.
@@ -64,9 +58,12 @@ def read_image(file: Path, channels: int) -> Tensor:
     channels are equal counts as grey; a grey image has c = 1, and models of three channels repeat it themselves.
     Raises InputError, which names the file, for damage, transparency, several pages, or channels that do not fit.
     """
-    pixels = _read_npy(file) if file.suffix.lower() == ".npy" else _read_picture(file)
-    if pixels.shape[2] == 3 and channels == 1 and (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., :1]
+    pages = read_pixels([file]).values
+    if len(pages) > 1:
+        raise InputError(f"{file}: holds {len(pages)} pages; save each as an image of its own")
+    pixels = _checked(pages[0], file)
+    if channels == 1:
+        pixels = grey_if_grey(pixels)
     if pixels.shape[2] != channels and (pixels.shape[2], channels) != (1, 3):
         kinds = {1: "grey", 3: "colour"}
         found, wanted = (kinds.get(c, f"of {c} channels") for c in (pixels.shape[2], channels))
@@ -75,67 +72,15 @@ def read_image(file: Path, channels: int) -> Tensor:
     return image.div_(DEEPEST.get(pixels.dtype, 1)).mul_(2).sub_(1)
 
 
-def _read_picture(file: Path) -> NDArray[Any]:
-    """uint8 or uint16 [h w c] with c 1 or 3."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a size that PIL would warn of is refused below
-            opened = Image.open(file, formats=FORMATS)
-        with opened as picture:
-            if not 0 < picture.width * picture.height <= MAX_PIXELS:
-                raise InputError(
-                    f"{file}: {picture.width}x{picture.height} pixels; up to {MAX_PIXELS} are read, cut it into parts"
-                )
-            if (pages := getattr(picture, "n_frames", 1)) > 1:
-                raise InputError(f"{file}: holds {pages} pages; save each as an image of its own")
-            picture.load()
-            return _as_array(ImageOps.exif_transpose(picture), file)
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{file}: not readable as {', '.join(FORMATS)} ({error}); copy it again, or convert it"
-        ) from error
-
-
-def _as_array(picture: Image.Image, file: Path) -> NDArray[Any]:
-    if picture.mode == "P" or picture.mode == "1":
-        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB" if picture.mode == "P" else "L")
-    if picture.mode in ("RGBA", "LA"):
-        alpha = np.asarray(picture.getchannel("A"))
-        if (alpha < 255).any():
-            raise InputError(f"{file}: is transparent in places; put it on a background and save it without alpha")
-        picture = picture.convert(picture.mode[:-1])
-    pixels = np.asarray(picture)
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-        if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
-            raise InputError(f"{file}: holds values from {pixels.min()} to {pixels.max()}; 8 or 16 bits are read")
-        return pixels.astype(np.uint16)[..., None]
-    if picture.mode not in ("L", "RGB"):
-        raise InputError(
-            f"{file}: image of mode '{picture.mode}'; grey or RGB of 8 or 16 bits, floats in NPY, are read, convert it"
-        )
-    return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def _read_npy(file: Path) -> NDArray[Any]:
-    try:
-        pixels = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: not readable as an array ({error}); save it with numpy.save") from error
-    if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3) or 0 in pixels.shape:
-        raise InputError(f"{file}: array of shape {list(np.shape(pixels))}; an image is [h w] or [h w c]")
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    if pixels.shape[2] > CHANNELS:
-        raise InputError(f"{file}: array of shape {list(pixels.shape)}; an image is [h w] or [h w c], channels last")
-    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
-        raise InputError(f"{file}: {pixels.shape[1]}x{pixels.shape[0]} pixels; up to {MAX_PIXELS} are read, cut it")
+def _checked(pixels: NDArray[Any], file: Path) -> NDArray[Any]:
+    """The same pixels where they are of 8 or 16 bits, or floats from 0 to 1."""
     if pixels.dtype in DEEPEST:
         return pixels
     if not np.issubdtype(pixels.dtype, np.floating):
+        if file.suffix.lower() != ".npy":
+            raise InputError(f"{file}: holds values from {pixels.min()} to {pixels.max()}; 8 or 16 bits are read")
         raise InputError(f"{file}: array of {pixels.dtype}; uint8, uint16, or floats in 0 to 1 are read")
-    if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise InputError(
             f"{file}: floats from {pixels.min():g} to {pixels.max():g}; scale them to 0 to 1, 1 being white"
         )

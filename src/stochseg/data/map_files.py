@@ -29,10 +29,12 @@ MAX_BYTES = 8 * 2**30
 SUM_TOLERANCE = 0.02
 """How far from 1 the probabilities of a pixel may add up: what rounding to bfloat16 does."""
 
-_PALETTE = 3
-_GREY_STEPS = {2: 85, 4: 17}
+GREY_STEPS = {2: 85, 4: 17}
 """PIL spreads greys of 2 and 4 bits over 0 to 255; this is the step from one value to the next."""
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+"""What reading a damaged file may raise."""
+
+_PALETTE = 3
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def stack_shape(file: Path) -> tuple[int, int]:
             with _opened(file) as archive:
                 shape = _npz_header(archive, _maps_name(archive, file), file)
         case ".nii" | ".nii.gz":
-            return _nifti_shape(_load_nifti(file), file)[2:]
+            return _nifti_shape(load_nifti(file), file)[2:]
         case _:
             return 1, 1
     return 1, shape[0] if len(shape) > 2 else 1
@@ -105,16 +107,16 @@ def _read_png(file: Path, classes: int) -> Array:
             raise InputError(f"{file}: damaged PNG ({error}); copy or unpack it again") from error
     else:
         pixels = decode_grey(data, str(file), kind="map of class ids (grey values or palette indices)")
-        if colours == 0 and depth in _GREY_STEPS:
-            pixels = pixels // _GREY_STEPS[depth]
+        if colours == 0 and depth in GREY_STEPS:
+            pixels = pixels // GREY_STEPS[depth]
     return binary(pixels, str(file)) if classes == 2 else pixels
 
 
 def _read_npy(file: Path) -> Array:
     try:
         opened: Array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except _DAMAGE as error:
-        raise _damaged(file, "NPY", error) from error
+    except DAMAGE as error:
+        raise damaged(file, "NPY", error) from error
     if not isinstance(opened, np.ndarray):
         raise InputError(f"{file}: its content is not that of an .npy; give it the suffix .npz")
     return opened
@@ -128,16 +130,16 @@ def _read_npz(file: Path) -> tuple[Array, Array | None]:
     try:
         with np.load(file, allow_pickle=False) as opened:
             arrays = {what: opened[name] for what, name in names.items()}
-    except _DAMAGE as error:
-        raise _damaged(file, "NPZ", error) from error
+    except DAMAGE as error:
+        raise damaged(file, "NPZ", error) from error
     return arrays["maps"], arrays.get("weights")
 
 
 def _opened(file: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
-    except _DAMAGE as error:
-        raise _damaged(file, "NPZ", error) from error
+    except DAMAGE as error:
+        raise damaged(file, "NPZ", error) from error
 
 
 def _holds(archive: zipfile.ZipFile, name: str) -> bool:
@@ -165,21 +167,23 @@ def _npz_header(archive: zipfile.ZipFile, name: str, file: Path) -> tuple[int, .
             version = np.lib.format.read_magic(stream)
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = reader(stream)
-    except (*_DAMAGE, RuntimeError) as error:
-        raise _damaged(file, "NPZ", error) from error
+    except (*DAMAGE, RuntimeError) as error:
+        raise damaged(file, "NPZ", error) from error
     if not dtype.hasobject:
-        _check_bytes(int(np.prod(shape, dtype=object)) * dtype.itemsize, file, info.file_size)
+        check_bytes(int(np.prod(shape, dtype=object)) * dtype.itemsize, file, info.file_size)
     return tuple(shape)
 
 
-def _check_bytes(needed: int, file: Path, there: int = MAX_BYTES) -> None:
+def check_bytes(needed: int, file: Path, there: int = MAX_BYTES) -> None:
+    """InputError where a file declares more bytes than it holds, or than are read."""
     if needed > there:
         raise InputError(f"{file}: damaged: it declares {needed} bytes and holds {there}; write it again")
     if needed > MAX_BYTES:
         raise InputError(f"{file}: declares {needed} bytes; up to {MAX_BYTES} are read: split the file")
 
 
-def _damaged(file: Path, kind: str, error: Exception) -> InputError:
+def damaged(file: Path, kind: str, error: Exception) -> InputError:
+    """The error of a file that cannot be read, in words."""
     if "Python objects" in str(error) or "Object arrays" in str(error):
         return InputError(
             f"{file}: holds an array of Python objects, which only a pickle can hold and which is never loaded; "
@@ -193,7 +197,8 @@ def _damaged(file: Path, kind: str, error: Exception) -> InputError:
     return InputError(f"{file}: cannot be read as {kind} ({text}); write or copy it again")
 
 
-def _load_nifti(file: Path) -> Any:
+def load_nifti(file: Path) -> Any:
+    """The file as nibabel opens it, its voxels still unread."""
     try:
         nibabel = import_module("nibabel")
     except ImportError as error:
@@ -202,8 +207,8 @@ def _load_nifti(file: Path) -> Any:
         ) from error
     try:
         return nibabel.load(file)
-    except (*_DAMAGE, nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
-        raise _damaged(file, "NIfTI", error) from error
+    except (*DAMAGE, nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+        raise damaged(file, "NIfTI", error) from error
 
 
 def _nifti_shape(image: Any, file: Path) -> tuple[int, int, int, int]:
@@ -214,18 +219,18 @@ def _nifti_shape(image: Any, file: Path) -> tuple[int, int, int, int]:
             f"{file}: NIfTI of {image.get_data_dtype()} and shape {list(shape)}; "
             "class ids as [h w], [h w slices] or [h w slices maps] are read"
         )
-    _check_bytes(int(np.prod(shape, dtype=object)), file)
+    check_bytes(int(np.prod(shape, dtype=object)), file)
     h, w, s, m = shape + (1,) * (4 - len(shape))
     return h, w, s, m
 
 
 def _read_nifti(file: Path) -> tuple[Array, NDArray[np.float64]]:
-    image = _load_nifti(file)
+    image = load_nifti(file)
     shape = _nifti_shape(image, file)
     try:
         return np.asanyarray(image.dataobj).reshape(shape), np.asarray(image.affine, np.float64)
-    except _DAMAGE as error:
-        raise _damaged(file, "NIfTI", error) from error
+    except DAMAGE as error:
+        raise damaged(file, "NIfTI", error) from error
 
 
 def _as_ids(array: Array, file: Path, classes: int) -> NDArray[Any]:
