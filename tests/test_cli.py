@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stochseg.cli import COMMANDS, SOURCES, main
+from stochseg.cli import BLACKBOX, COMMANDS, SOURCES, main
 from stochseg.metrics.conventions import CONVENTIONS
 
 from .test_training import SMALL, flags
@@ -28,7 +28,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return last
 
 
-@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS), *(["prepare", s] for s in SOURCES)])
+SEVERAL = [*(["prepare", s] for s in SOURCES), *(["blackbox", b] for b in BLACKBOX)]
+
+
+@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS), *SEVERAL])
 def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         code = main([*command, "--help"])
@@ -47,7 +50,7 @@ def test_the_help_shows_defaults_and_presets(capsys: pytest.CaptureFixture[str])
     assert "Images a step. (type: int, default: 32)" in " ".join(out.split())
 
 
-@pytest.mark.parametrize("command", [*([c] for c in COMMANDS if c != "prepare"), *(["prepare", s] for s in SOURCES)])
+@pytest.mark.parametrize("command", [*([c] for c in COMMANDS if c not in ("prepare", "blackbox")), *SEVERAL])
 def test_help_names_no_types_of_python(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*command, "--help"])

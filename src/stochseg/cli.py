@@ -96,13 +96,20 @@ def _prepared(store: Path, preset: str) -> int:
 
 
 def train(given: list[str]) -> int:
+    run, data = _train("stochseg train", "Train on a store. Every key of the config is a flag too.", given, "lidc")
+    say(f"done: {run}; judge it with `stochseg evaluate {run} --data {data} --split val`")
+    return SUCCESS
+
+
+def _train(prog: str, text: str, given: list[str], preset: str, **fixed: object) -> tuple[Path, Path]:
+    """Run and store. preset: the default; fixed: keys of the config that this command sets."""
     from stochseg.config import Config
     from stochseg.presets import preset_names
     from stochseg.training.run import train as call
 
-    parser = _parser("stochseg train", "Train on a store. Every key of the config is a flag too.")
+    parser = _parser(prog, text)
     presets = ", ".join(preset_names())
-    parser.add_argument("--config", help=f"preset ({presets}) or YAML file; default lidc")
+    parser.add_argument("--config", help=f"preset ({presets}) or YAML file; default {preset}")
     parser.add_argument("--data", required=True, type=Path, help="the store, from `stochseg prepare`")
     parser.add_argument("--out", type=Path, help="run directory; default runs/DATE_TIME_PRESET")
     parser.add_argument("--resume", action="store_true", help="go on in --out where training stopped")
@@ -110,8 +117,57 @@ def train(given: list[str]) -> int:
     parser.add_class_arguments(Config)
     flags = _parse(parser, given, only_given=True)
     ours = {name: flags.pop(name) for name in ("config", "data", "out", "resume", "verify") if name in flags}
-    run = call(**ours, **flags)
-    say(f"done: {run}; judge it with `stochseg evaluate {run} --data {ours['data']} --split val`")
+    if not ours.get("resume"):  # which keeps its own
+        ours.setdefault("config", preset)
+    for name, value in fixed.items():
+        if flags.setdefault(name, value) != value:
+            raise InputError(
+                f"--{name} {flags[name]}: {prog} sets it to {value}; leave it out, or use `stochseg train`"
+            )
+    return call(**ours, **flags), ours["data"]
+
+
+def blackbox(given: list[str]) -> int:
+    return dispatch("stochseg blackbox", BLACKBOX, given)
+
+
+def blackbox_train(given: list[str]) -> int:
+    text = "Train a segmenter with cross entropy, for `stochseg blackbox predict`. Classes that flip are trained unflipped."
+    fixed = {"method": "deterministic", "input.blackbox": False}
+    run, data = _train("stochseg blackbox train", text, given, "blackbox", **fixed)
+    say(f"done: {run}; put its predictions into the store with `stochseg blackbox predict {run} --data {data}`")
+    return SUCCESS
+
+
+def blackbox_predict(given: list[str]) -> int:
+    from stochseg.blackbox import predict as call
+
+    parser = _parser("stochseg blackbox predict", "Put the predictions of a run into a store, as its black box.")
+    parser.add_argument("run", type=Path, help="run directory or exported model")
+    parser.add_argument("--split", nargs="+", help="splits to fill; default: all")
+    parser.add_function_arguments(call, skip={"run", "split"})
+    return _added(call, _parse(parser, given))
+
+
+def blackbox_import(given: list[str]) -> int:
+    from stochseg.blackbox import import_predictions as call
+
+    parser = _parser(
+        "stochseg blackbox import", "Put predictions that any segmenter saved into a store, as its black box."
+    )
+    parser.add_argument("--split", nargs="+", help="splits to fill; default: all that have predictions")
+    parser.add_function_arguments(call, skip={"split"})
+    return _added(call, _parse(parser, given))
+
+
+def _added(call: Callable[..., Any], flags: dict[str, Any]) -> int:
+    from stochseg.wording import counted
+
+    for added in call(**flags):
+        kind = "probabilities" if added.soft else "class maps"
+        right = f", right at {added.agreement:.1%} of the pixels" if added.agreement == added.agreement else ""
+        say(f"{added.split}: {kind} of {counted(added.images, 'image')}{right}")
+    say(f"train on top with `stochseg train --data {flags['data']} --input.blackbox true --calibration.net convnet`")
     return SUCCESS
 
 
@@ -299,6 +355,11 @@ def _bare_switches(parser: Any, given: list[str]) -> list[str]:
     return spelled
 
 
+BLACKBOX: dict[str, tuple[Command, str]] = {
+    "import": (blackbox_import, "put predictions that any segmenter saved into a store"),
+    "train": (blackbox_train, "train a segmenter with cross entropy"),
+    "predict": (blackbox_predict, "put the predictions of a run into a store"),
+}
 SOURCES: dict[str, tuple[Command, str]] = {
     "lidc": (prepare_lidc, "LIDC-IDRI nodule slices: crops, archives, slice folders, the common pickle, or a .npz"),
     "ambiguous": (prepare_ambiguous, "generated images with an exactly known distribution of answers"),
@@ -307,6 +368,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "demo": (demo, "generated data, training, evaluation and report in one go"),
     "prepare": (prepare, "make a store of source files"),
     "train": (train, "train on a store"),
+    "blackbox": (blackbox, "a segmenter that is given and never changed, for a model on top of it"),
     "evaluate": (evaluate, "score a run on a split of a store"),
     "sample": (sample, "draw samples of images in files"),
     "calibrate": (calibrate, "temperatures of q, and sets that cover a new rater's outline"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stochseg.blackbox import answers_for
 from stochseg.data.image_files import list_images, read_image
 from stochseg.errors import InputError
 from stochseg.metrics import class_frequencies
@@ -38,6 +39,8 @@ def sample_files(
     seed: int = 0,
     draws: Draws = "independent",
     most_different: int | None = None,
+    blackbox: str | Path | None = None,
+    blackbox_ids: str = "auto",
     precision: str = "auto",
     device: str = "auto",
     overwrite: bool = False,
@@ -56,6 +59,9 @@ def sample_files(
         seed: of the samples.
         draws: independent, or stratified: spread evenly over the noise, so that few samples stand for the distribution.
         most_different: show this many of the samples, as different as they come, with the share each speaks for.
+        blackbox: for a model over a black box: a folder or archive of its predictions of these images, one PNG or NPY each,
+            named alike; or the run of `stochseg blackbox train` that it came from.
+        blackbox_ids: what the ids in these predictions are: auto, classes, labelIds or a YAML file of id: class.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda, ...
         overwrite: replace what an earlier call left of these images.
@@ -68,6 +74,8 @@ def sample_files(
         raise InputError(f"--most-different {most_different}: must be from 1 to --samples {samples}")
     folders = _folders(list_images(images), out, overwrite)
     model = load(run, precision, resolve_device(device))
+    box = None if blackbox is None else Path(blackbox)
+    answer = answers_for(model, box, blackbox_ids, [folder.name for folder in folders.values()])
     check_writable(out, f"--out {out}")
     written: list[Path] = []
     unpromised: list[str] = []
@@ -75,10 +83,11 @@ def sample_files(
     for file, folder in track(folders.items(), len(folders), "sampling"):
         try:
             image = read_image(file, model.channels)
+            seen = answer(folder.name, _size(image))
         except InputError as error:
             failed[file] = error
             continue
-        _sample_one(model, run, file, image, folder, samples, seed, draws, most_different)
+        _sample_one(model, run, file, image, seen, folder, samples, seed, draws, most_different)
         if model.coverage and not model.coverage.holds_for(_size(image)):
             unpromised.append(file.name)
         written.append(folder)
@@ -111,6 +120,7 @@ def _sample_one(
     run: Path,
     file: Path,
     image: Tensor,
+    seen: Tensor | None,
     folder: Path,
     samples: int,
     seed: int,
@@ -120,8 +130,8 @@ def _sample_one(
     number = image_number(image)
     drawn = max(samples, model.coverage.samples if model.coverage else 0)  # the levels hold for their own number
     z = latents(seed, [number], drawn, model.latent, draws)
-    maps = model.sample(image[None], z=z)
-    q = model.probabilities(image[None])
+    maps = model.sample(image[None], z=z, blackbox=seen)
+    q = model.probabilities(image[None], seen)
     covered = model.coverage_sets(maps, q)[0].cpu().numpy() if model.coverage else None
     maps = maps[:, :samples]
     facts: dict[str, Any] = {

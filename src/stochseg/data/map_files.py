@@ -95,21 +95,26 @@ def _read_png(file: Path, classes: int) -> Array:
         data = file.read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    size_of(data, str(file))
+    return png_values(data, str(file), classes)
+
+
+def png_values(data: bytes, where: str, classes: int) -> Array:
+    """The grey values or palette indices [h w] of a PNG; with two classes 0 and 255 are 0 and 1."""
+    size_of(data, where)
     depth, colours = data[24], data[25]
     if colours == _PALETTE:
         try:
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 pixels: Array = np.asarray(image)
         except UnidentifiedImageError as error:  # whose text is the stream's address
-            raise InputError(f"{file}: the PNG is damaged or cut short; copy or unpack it again") from error
+            raise InputError(f"{where}: the PNG is damaged or cut short; copy or unpack it again") from error
         except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{file}: damaged PNG ({error}); copy or unpack it again") from error
+            raise InputError(f"{where}: damaged PNG ({error}); copy or unpack it again") from error
     else:
-        pixels = decode_grey(data, str(file), kind="map of class ids (grey values or palette indices)")
+        pixels = decode_grey(data, where, kind="map of class ids (grey values or palette indices)")
         if colours == 0 and depth in GREY_STEPS:
             pixels = pixels // GREY_STEPS[depth]
-    return binary(pixels, str(file)) if classes == 2 else pixels
+    return binary(pixels, where) if classes == 2 else pixels
 
 
 def _read_npy(file: Path) -> Array:

@@ -115,7 +115,7 @@ def open_store(path: str | Path, verify: bool = False, every_label: bool = False
             index["convention"],
             index.get("group_name", "group"),
             splits,
-            _sha256(path / "index.json"),
+            sha256_of(path / "index.json"),
             index.get("notes", {}),
         )
         _check_index(path, index, len(classes))
@@ -131,11 +131,11 @@ def open_store(path: str | Path, verify: bool = False, every_label: bool = False
                 f"{path}/{split.name}.labels.npy: {split.labels.shape[1]} raters, index.json says {store.raters}"
             )
         _check_labels(path, split, len(classes), every=verify or every_label)
-        _check_blackbox(path, split, len(classes), every=verify or every_label)
+        check_blackbox_array(path, split, len(classes), every=verify or every_label)
         if verify:
             for name, entry in index["splits"][split.name]["arrays"].items():
                 file = path / entry["file"]
-                if _sha256(file) != entry["sha256"]:
+                if sha256_of(file) != entry["sha256"]:
                     raise InputError(f"{file}: sha256 of '{name}' differs from index.json; prepare the store again")
     return store
 
@@ -219,7 +219,8 @@ def _check_labels(path: Path, split: Split, classes: int, every: bool) -> None:
             )
 
 
-def _check_blackbox(path: Path, split: Split, classes: int, every: bool) -> None:
+def check_blackbox_array(path: Path, split: Split, classes: int, every: bool) -> None:
+    """InputError where a split's black box is not what the store's format says; every: look at all of its maps."""
     array = split.extras.get("blackbox")
     if array is None:
         return
@@ -325,7 +326,7 @@ class StoreWriter:
             **(extras or {}),
         }
         arrays = {
-            array: _new_array(self._folder / f"{name}.{array}.npy", np.dtype(dtype), (len(ids), *shape))
+            array: new_array(self._folder / f"{name}.{array}.npy", np.dtype(dtype), (len(ids), *shape))
             for array, (shape, dtype) in shapes.items()
         }
         self._index["splits"][name] = {
@@ -354,7 +355,7 @@ class StoreWriter:
             raise InputError(f"{self.path}: nothing to write, no split was added")
         for entry in self._index["splits"].values():
             for facts in entry["arrays"].values():
-                facts["sha256"] = _sha256(self._folder / facts["file"])
+                facts["sha256"] = sha256_of(self._folder / facts["file"])
         (self._folder / "index.json").write_text(json.dumps(self._index, indent=1))
         open_store(self._folder, every_label=True)
         self._folder.chmod(0o755)
@@ -363,7 +364,7 @@ class StoreWriter:
         os.replace(self._folder, self.path)
 
 
-def _new_array(file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+def new_array(file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """A zero-filled array on disk. Its space is taken now: a full disk met while filling a memory map would kill us."""
     try:
         array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
@@ -376,6 +377,7 @@ def _new_array(file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Arra
     return array
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Of a file's content, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
