@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2400)
     arguments = parser.parse_args()
 
-    store = prepare_ambiguous(arguments.out / "store", arguments.images, val=100, test=100)
+    few = max(8, arguments.images // 24)
+    store = prepare_ambiguous(arguments.out / "store", arguments.images, val=few, test=few)
     model = stochseg.CAR(
         classes=2, channels=1, size=(64, 64), calibration=CalibrationConfig(net="convnet", width=32), blackbox=bright
     )

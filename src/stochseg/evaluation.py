@@ -249,6 +249,7 @@ def evaluate(
         "seed": seed,
         "precision": str(resolve_precision(precision, model.device)).removeprefix("torch."),
         "temperature": model.temperature,
+        "blackbox": None if not model.takes_blackbox else "store" if model.needs_blackbox else "live",
         "limit": limit,
         "group_name": store.group_name,
         "store": store.path.name,

@@ -99,7 +99,8 @@ def check_blackbox(split: Split, wanted: bool) -> None:
     if wanted and "blackbox" not in split.extras:
         raise InputError(
             f"split '{split.name}' of the store holds no black box, which this model sees; add its predictions with "
-            "`stochseg blackbox import` or `stochseg blackbox predict`, or leave it out with --input.blackbox false"
+            "`stochseg blackbox import` or `stochseg blackbox predict`, give the segmenter itself as blackbox= in Python, or "
+            "train without: --input.blackbox false"
         )
 
 

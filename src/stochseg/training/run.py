@@ -152,11 +152,15 @@ def keep_model(model: Segmenter, run: Path, step: int, images: int, values: dict
 
 def _card(model: Segmenter, step: int, images: int, values: dict[str, float]) -> str:
     names = ", ".join(c.name for c in model.classes)
+    over = (
+        "It sees a black box's answer beside each image: `load(..., blackbox=...)`.\n\n" if model.takes_blackbox else ""
+    )
     return (
         f"# A stochseg model\n\nSamples segmentations ({names}) of images with {model.channels} channel(s) by the method "
         f"'{model.method}', trained at {model.size[0]}x{model.size[1]} pixels for {step} steps.\n\nOn {images} images of "
         f"the validation split it was chosen on: GED {values['ged']:.3f}, matched IoU {values['hm_iou']:.3f}. Scores on "
         "images that took no part in the choice: `stochseg evaluate`.\n\n"
+        f"{over}"
         "    model = stochseg.load(FOLDER)\n    maps = model.sample(images, n=16)  # images float [b c h w] in [-1, 1]\n\n"
         "For research. Not a medical device, not for clinical use.\n"
     )
