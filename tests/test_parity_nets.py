@@ -80,7 +80,8 @@ def spec() -> dict[str, Any]:
     return spec
 
 
-def official_weights(dataset: Dataset, net: Net) -> dict[str, Tensor]:
+@functools.cache
+def official_weights(dataset: Dataset, net: Net) -> Mapping[str, Tensor]:
     """The weights by the rule of the parity files, under the official keys."""
     tag = f"{dataset}/{OFFICIAL_NAMES[net]}"
     owner = dict(spec()["shared"][tag])

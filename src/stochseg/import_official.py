@@ -107,7 +107,7 @@ def official_networks(file: Path, dataset: Dataset, states: States) -> nn.Module
             f"{file}: does not fit the official networks for {dataset}: {'; '.join(listed[:SHOWN])}{more}; "
             f"{_cure(dataset, states, wrong)}"
         )
-    networks = _networks(dataset, states)
+    networks = build_networks(dataset, states)
     for net, state in states.items():
         ours = official_state(net, dataset, state, networks[net].state_dict())
         networks[net].load_state_dict({name: tensor.clone() for name, tensor in ours.items()}, assign=True)
@@ -137,7 +137,7 @@ def read_states(file: Path, discriminator: bool = True) -> dict[Net, dict[str, T
     return states
 
 
-def _networks(dataset: Dataset, states: States) -> nn.ModuleDict:
+def build_networks(dataset: Dataset, states: States) -> nn.ModuleDict:
     """Networks without memory, whose latent and image size, which a user may choose, are those of the states."""
     one = OFFICIAL[dataset]
     shown = CHANNELS + one.classes if one.blackbox else CHANNELS
@@ -170,7 +170,7 @@ def _size(dataset: Dataset, states: States) -> tuple[int, int]:
 
 
 def _misfits(dataset: Dataset, states: States) -> list[tuple[Net, str]]:
-    networks = _networks(dataset, states)
+    networks = build_networks(dataset, states)
     return [(n, text) for n, state in states.items() for text in misfits(n, dataset, state, networks[n].state_dict())]
 
 

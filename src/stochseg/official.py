@@ -27,7 +27,7 @@ def official_state(
     """
     if wrong := misfits(net, dataset, state, ours):
         raise InputError(f"{net} network for {dataset}: {'; '.join(wrong)}")
-    return {name: state[key] for key, name in _names(net, dataset).items()}
+    return {name: state[key] for key, name in names_of(net, dataset).items()}
 
 
 def misfits(net: Net, dataset: Dataset, state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
@@ -36,7 +36,7 @@ def misfits(net: Net, dataset: Dataset, state: Mapping[str, Tensor], ours: Mappi
     Every key must be there and no other, with the shape and type of ours and finite numbers, and keys that stand for
     one tensor must hold the same numbers.
     """
-    names = _names(net, dataset)
+    names = names_of(net, dataset)
     wrong = [f"no '{key}'" for key in names if key not in state]
     wrong += [f"unknown '{key}'" for key in state if key not in names]
     first: dict[str, str] = {}  # our name -> the official key that holds it first
@@ -60,7 +60,7 @@ def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _names(net: Net, dataset: Dataset) -> dict[str, str]:
+def names_of(net: Net, dataset: Dataset) -> dict[str, str]:
     """Official key -> our key; several official keys share one of ours where a block is used several times."""
     if net == "refinement":
         return _refinement()

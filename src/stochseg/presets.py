@@ -14,6 +14,19 @@ from stochseg.errors import InputError
 PRESETS = Path(__file__).parent / "configs"
 
 
+LARGEST = 2**20
+"""Bytes of a config file that is read."""
+
+
+class _PlainYAML(yaml.SafeLoader):
+    """Values alone: no objects, as SafeLoader has it, and no references, which make a small file a huge config."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "references (*name) are not read", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
 def preset_names() -> list[str]:
     """The presets that come with the package."""
     return sorted(file.stem for file in PRESETS.glob("*.yaml"))
@@ -25,10 +38,12 @@ def read_preset(name: str) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"--config {name}: no such preset or file; presets: {', '.join(preset_names())}")
     try:
-        keys = yaml.safe_load(file.read_text())
+        if (size := file.stat().st_size) > LARGEST:
+            raise InputError(f"--config {file}: {size} bytes; a config has at most {LARGEST}")
+        keys = yaml.load(file.read_text(), Loader=_PlainYAML)
     except OSError as error:
         raise InputError(f"--config {file}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"--config {file}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(keys, dict):
         raise InputError(f"--config {file}: holds no keys; start from a preset: {', '.join(preset_names())}")

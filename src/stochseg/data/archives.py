@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, Self
 
 from stochseg.errors import InputError
 
@@ -20,6 +20,9 @@ MAX_MEMBERS = 1_000_000
 MAX_MEMBER_BYTES = 64 * 2**20
 """The largest single member that is read; larger ones may be there as long as nobody asks for them."""
 MAX_TOTAL_BYTES = 64 * 2**30
+MAX_NOTE_BYTES = 2**20
+"""The largest note of a tar on a member, such as a long name, which would be read into memory whole."""
+_NOTES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
@@ -136,7 +139,7 @@ class ArchiveFiles:
         )
 
     def _list_tar(self) -> Iterator[tuple[str, int, bool, Callable[[], bytes]]]:
-        with tarfile.open(self.path, "r:*") as tar:
+        with tarfile.open(self.path, "r:*", tarinfo=_Member) as tar:
             for member in tar:
                 if member.isdir():
                     continue
@@ -167,6 +170,17 @@ class ArchiveFiles:
                     return archive.read(info)
 
                 yield info.filename, info.file_size, stat.S_ISLNK(info.external_attr >> 16), read
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose notes are no larger than a name needs."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _NOTES and member.size > MAX_NOTE_BYTES:
+            raise tarfile.ReadError(f"a name or note of {member.size} bytes")
+        return member
 
 
 class SeveralFiles:

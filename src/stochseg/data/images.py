@@ -34,7 +34,7 @@ def decode_grey(data: bytes, where: str, size: tuple[int, int] | None = None, ki
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             mode = image.mode
             pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except Exception as error:  # a decoder fails at damage in many ways
         raise InputError(f"{where}: damaged PNG ({error}); copy or unpack it again") from error
     if mode == "RGB" and (pixels == pixels[..., :1]).all():
         return np.ascontiguousarray(pixels[..., 0])

@@ -12,6 +12,7 @@ from stochseg.data.archives import ARCHIVE_SUFFIXES
 from stochseg.data.download import download_bucket
 from stochseg.data.lidc_arrays import read_npz, read_pickle
 from stochseg.data.lidc_files import RATERS, find_files
+from stochseg.data.reading import check_regular
 from stochseg.data.splits import SPLIT_NAMES, parse_shares, split_by_group
 from stochseg.data.store import LESION_CLASSES, MISSING_RATER, Split, StoreWriter
 from stochseg.errors import InputError
@@ -107,6 +108,7 @@ def prepare_lidc(
 def _open(source: Path) -> Source:
     if not source.exists():
         raise InputError(f"--source {source}: no such file or folder")
+    check_regular(source)
     if found := find_files(source):
         return found
     candidates = [source] if source.is_file() else sorted(source.iterdir())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stochseg.data.images import binary, decode_grey, size_of
+from stochseg.data.reading import reads
 from stochseg.data.store import MISSING_RATER
 from stochseg.errors import InputError
 
@@ -51,6 +52,7 @@ def suffix_of(file: Path) -> str:
     return ".nii.gz" if file.name.lower().endswith(".nii.gz") else file.suffix.lower()
 
 
+@reads
 def read_stack(file: Path, classes: int, missing: bool = False) -> Stack:
     """The maps of a file as class ids below `classes`; with `missing` a whole map of 255 may be among them.
 
@@ -75,6 +77,7 @@ def read_stack(file: Path, classes: int, missing: bool = False) -> Stack:
     raise InputError(f"{file}: not a file of maps; {', '.join(SUFFIXES)} are read")
 
 
+@reads
 def stack_shape(file: Path) -> tuple[int, int]:
     """(s, m) of a file from its header alone; what is wrong with the file, `read_stack` says."""
     match suffix_of(file):

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stochseg.data.reading import check_regular
 from stochseg.data.unpickler import TEXT_AS_BYTES, Names, StandIn, refuse, unpickle
 from stochseg.errors import InputError
 
@@ -48,6 +49,7 @@ def read_state_dicts(file: Path) -> dict[str, dict[str, Tensor] | None]:
     on the CPU; two may share memory, and strides are as they were saved.
     """
     try:
+        check_regular(file)
         if (size := file.stat().st_size) > LARGEST:
             raise InputError(f"{file}: {size:,} bytes; only checkpoints up to {LARGEST:,} are read")
         data = file.read_bytes()

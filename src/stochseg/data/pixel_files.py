@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stochseg.data.dicom_files import is_segmentation, read_segmentation, read_series
 from stochseg.data.map_files import DAMAGE, check_bytes, damaged, load_nifti, suffix_of
 from stochseg.data.picture_files import read_npy, read_picture
+from stochseg.data.reading import reads
 from stochseg.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -47,6 +48,7 @@ class Pixels:
         return self.values.shape[1], self.values.shape[2]
 
 
+@reads
 def read_pixels(files: Sequence[Path], axis: int = 2) -> Pixels:
     """The image in a file, or in the files of one DICOM series. axis: of NIfTI, along which its slices lie.
 
@@ -67,6 +69,7 @@ def read_pixels(files: Sequence[Path], axis: int = 2) -> Pixels:
     raise InputError(f"{file}: {', '.join(SUFFIXES)} are read; convert it")
 
 
+@reads
 def read_label(files: Sequence[Path], image: Pixels, axis: int = 2) -> NDArray[Any]:
     """The values of a label file, integer [s h w], or uint8 [s h w 3] where it holds colours; what they mean is open.
 

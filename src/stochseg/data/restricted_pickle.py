@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from stochseg.data.reading import check_regular
 from stochseg.data.unpickler import TEXT_AS_BYTES, StandIn, refuse, unpickle
 from stochseg.errors import InputError
 
@@ -68,8 +69,11 @@ def load_numeric_pickle(file: Path) -> Any:
     dicts and numeric numpy arrays. Nothing of the file is executed in any case.
     """
     try:
+        check_regular(file)
         with file.open("rb") as stream:
             return unpickle(stream, _ALLOWED)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(f"{file}: {error}; only pickles of plain numpy arrays are read") from error
     except OSError as error:

@@ -19,6 +19,7 @@ from stochseg.errors import InputError
 from stochseg.models.calibrated import Calibrated, Coverage, forget_calibrated, read_calibrated
 from stochseg.models.precision import autocast, resolve_precision
 from stochseg.models.temperature import check_temperature
+from stochseg.models.weights_file import read_weights, write_weights
 
 FORMAT = "stochseg-model"
 VERSION = 1
@@ -184,13 +185,10 @@ class Segmenter(ABC):
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Write model.safetensors, config.json, the card README.md and what it was calibrated to: all that `load` needs."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.networks.state_dict().items()}
         forget_calibrated(folder)
-        save_file(state, folder / "model.safetensors")
+        write_weights(folder / "model.safetensors", self.networks.state_dict(), {})
         (folder / "config.json").write_text(json.dumps(self.facts(), indent=1))
         (folder / "README.md").write_text(card or "A stochseg model. Load with `stochseg.CAR.load(folder)`.\n")
         if self.calibrated:
@@ -330,13 +328,10 @@ def model_folder(path: Path) -> Path:
 
 def load_weights(networks: nn.Module, file: Path) -> None:
     """Load a safetensors file into the networks; InputError names what is missing, unknown or of another shape."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        state = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: damaged or not readable ({error}); copy or train the model again") from error
+        state, _ = read_weights(file)
+    except InputError as error:
+        raise InputError(f"{error}; copy or train the model again") from error
     own = networks.state_dict()
     wrong = sorted(
         name

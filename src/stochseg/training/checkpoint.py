@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stochseg.errors import InputError, RunError
+from stochseg.models.weights_file import read_weights, write_weights
 from stochseg.progress import say
 from stochseg.training.phases import Phase
 
@@ -55,14 +56,14 @@ def has_checkpoint(folder: Path) -> bool:
 
 def read_numbers(folder: Path) -> dict[str, Any]:
     """The numbers saved with the newest whole state, without loading it."""
-    return _read(folder, tensors=False)[1]
+    return _read(folder)[1]
 
 
 def load_checkpoint(
     folder: Path, networks: nn.Module, averaged: nn.Module | None, phases: list[Phase]
 ) -> dict[str, Any]:
     """Load the newest whole state into the networks and optimizers; returns the numbers saved with it."""
-    tensors, numbers = _read(folder)
+    tensors, numbers = _read(folder, mend=True)
     try:
         networks.load_state_dict(_below(tensors, "networks/"))
         if averaged is not None:
@@ -87,13 +88,9 @@ def load_checkpoint(
 def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file whole and synced to the disk, or not at all."""
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     try:
-        # memory format is not kept in the file, so it is made plain here and restored by copying on loading
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file, metadata)
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+        write_weights(file, tensors, metadata)
     except (OSError, SafetensorError) as error:
         file.unlink(missing_ok=True)
         raise InputError(
@@ -101,25 +98,28 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         ) from error
 
 
-def _read(folder: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
+def _read(folder: Path, mend: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The newest whole state. mend: say so where it is the previous one, and put that in place of the damaged one, so
+    that the next save keeps it."""
     reasons = []
     for name in (NAME, PREVIOUS):
         file = folder / name
         if not file.exists():
             continue
         try:
-            with safe_open(file, framework="pt") as opened:
-                found = {key: opened.get_tensor(key) for key in opened.keys()} if tensors else {}  # noqa: SIM118
-                numbers = json.loads(opened.metadata()["numbers"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            reasons.append(f"{file}: damaged ({error})")
+            tensors, metadata = read_weights(file)
+            numbers = json.loads(metadata["numbers"])
+            step = numbers["step"]
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            reasons.append(str(error) if isinstance(error, InputError) else f"{file}: damaged ({error!r})")
             continue
-        for reason in reasons if tensors else ():
-            say(f"{reason}; going on from {file.name}, step {numbers['step']}")
-        return found, numbers
-    raise InputError("; ".join(reasons) or f"{folder}: no checkpoint to resume from; start without --resume")
+        if mend and reasons:
+            say(f"{reasons[0]}; going on from {file.name}, step {step}")
+            os.replace(file, folder / NAME)
+        return tensors, numbers
+    if reasons:
+        raise InputError(f"{'; '.join(reasons)}; no whole checkpoint is left: start without --resume in another --out")
+    raise InputError(f"{folder}: no checkpoint to resume from; start without --resume")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
