@@ -213,11 +213,14 @@ def test_what_is_no_image_is_named_and_left_out(
             read_image(tmp_path / "images" / name, 1)
         assert str(tmp_path / "images" / name) in str(caught.value)
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="batch.npy"):
-        sample_files(model, [tmp_path / "images"], tmp_path / "out")
+    for on_error in ("stop", "skip"):
+        with pytest.raises(InputError, match="batch.npy"):
+            sample_files(model, [tmp_path / "images"], tmp_path / "out", on_error=on_error)
     assert not (tmp_path / "out").exists()
     saved(pixels, tmp_path / "images" / "good.png")
-    done = sample_files(model, [tmp_path / "images"], tmp_path / "out", samples=2)
+    with pytest.raises(InputError, match=r"batch\.npy.*0 images of \d+ done: go on with --resume.*--on-error skip"):
+        sample_files(model, [tmp_path / "images"], tmp_path / "out", samples=2)
+    done = sample_files(model, [tmp_path / "images"], tmp_path / "out", samples=2, on_error="skip")
     assert done.written == [tmp_path / "out" / "good"]
     assert {f.name for f in done.skipped} == wrong.keys()
     said = capsys.readouterr().err

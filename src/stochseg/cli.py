@@ -178,8 +178,9 @@ def evaluate(given: list[str]) -> int:
     parser = _parser("stochseg evaluate", "Score a run on a split of a store, beside trivial answers.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_function_arguments(call, skip={"run", "calibration", "blackbox"})
-    print(scores_table(call(**_parse(parser, given))))
-    return SUCCESS
+    result = call(**_parse(parser, given))
+    print(scores_table(result))
+    return SKIPPED if result["skipped"] else SUCCESS
 
 
 def sample(given: list[str]) -> int:
@@ -194,7 +195,8 @@ def sample(given: list[str]) -> int:
     parser.add_function_arguments(call, skip={"run", "images"})
     flags = _parse(parser, given)
     done = call(**flags)
-    say(f"sampled {counted(len(done.written), 'image')} into {flags['out']}; look at IMAGE/sheet.png")
+    there = f" ({len(done.kept)} were there)" if done.kept else ""
+    say(f"sampled {counted(len(done.written), 'image')} into {flags['out']}{there}; look at IMAGE/sheet.png")
     return SKIPPED if done.skipped else SUCCESS
 
 

@@ -1,5 +1,10 @@
 """What a user meets when something ends early. The command line turns each into one line on stderr."""
 
+from typing import Literal
+
+OnError = Literal["stop", "skip"]
+"""What to do at the first of many inputs that cannot be used."""
+
 
 class InputError(ValueError):
     """What the user gave cannot be used: a file, a flag, a config key. Exit code 2.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stochseg.data.batches import centre_crop_for, check_blackbox, in_order
-from stochseg.data.store import Split, Store, open_store
-from stochseg.errors import InputError
+from stochseg.data.store import Split, Store, label_fault, open_store
+from stochseg.errors import InputError, OnError
 from stochseg.metrics.areas import empty_counts
 from stochseg.metrics.calibration import ReliabilityCounts, class_frequencies, reliability_counts
 from stochseg.metrics.conventions import Convention, Flip, get_convention
@@ -179,6 +179,7 @@ def evaluate(
     verify: bool = False,
     calibration: nn.Module | None = None,
     blackbox: Callable[..., Any] | None = None,
+    on_error: OnError = "stop",
 ) -> dict[str, Any]:
     """Score a run on a split and write RUN/evaluation/SPLIT.json and SPLIT.npz; returns what the former holds.
 
@@ -198,12 +199,14 @@ def evaluate(
         verify: read the whole store first and compare its sha256.
         calibration: the calibration module, where the model was built with one of its own.
         blackbox: the segmenter that the model was built on; default: its predictions in the store.
+        on_error: at an image whose labels cannot be used: stop, or skip, which lists each with its reason and ends with
+            exit code 3.
     """
     run, data = Path(run), Path(data)
     for flag, value, least in (("samples", samples, 1), ("limit", limit, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise InputError(f"--{flag} {value}: must be at least {least}")
-    store = open_store(data, verify)
+    store = open_store(data, verify, some_labels=False)
     chosen = store.split(split)
     model = Segmenter.load(run, precision, resolve_device(device), calibration, blackbox)
     check_fit(model, store)
@@ -220,6 +223,7 @@ def evaluate(
     check_writable(folder, str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
+    rows, skipped = _usable(store, chosen, rows, on_error)
     name = split if draws == "independent" else f"{split}_{draws}"
     _say_replaced(folder / f"{name}.json", len(rows), rule.name)
     start = time.monotonic()
@@ -237,6 +241,7 @@ def evaluate(
         progress=True,
     )
     seconds = time.monotonic() - start
+    store.check_unchanged()
     arrays: dict[str, NDArray[Any]] = {"ids": np.array(chosen.ids)[rows], "groups": np.array(chosen.groups)[rows]}
     result = summary(scores, arrays["groups"]) | {
         "split": split,
@@ -245,6 +250,8 @@ def evaluate(
         "convention": rule.name,
         "flips": None if flips is None else [[*flip] for flip in flips],
         "split_images": len(chosen),
+        "skipped": len(skipped),
+        "skipped_images": skipped,
         "seconds": seconds,
         "seed": seed,
         "precision": str(resolve_precision(precision, model.device)).removeprefix("torch."),
@@ -337,6 +344,26 @@ def examples(
         "samples": maps.cpu().numpy(),
         "q": model.probabilities(batch.images, batch.blackbox).cpu().numpy().astype(np.float16),
     }
+
+
+def _usable(store: Store, split: Split, rows: Sequence[int], on_error: OnError) -> tuple[list[int], dict[str, str]]:
+    """The rows whose labels can be scored, and what is wrong with the other images, by id; InputError at the first of
+    those, or where no row is left."""
+    usable: list[int] = []
+    skipped: dict[str, str] = {}
+    for row in rows:
+        fault = label_fault(split.labels[row], len(store.classes))
+        if fault is None:
+            usable.append(row)
+            continue
+        skipped[split.ids[row]] = fault
+        where = f"{store.path}: split '{split.name}', image '{split.ids[row]}' {fault}"
+        if on_error == "stop":
+            raise InputError(f"{where} (--on-error skip leaves it out)")
+        say(f"left out: {where}")
+    if not usable:
+        raise InputError(f"{store.path}: split '{split.name}' holds no image that can be scored; prepare it again")
+    return usable, skipped
 
 
 def check_fit(model: Segmenter, store: Store) -> None:

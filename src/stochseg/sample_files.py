@@ -1,6 +1,7 @@
 """Samples for images that lie in files: what the command `stochseg sample` does."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +12,26 @@ from torch import Tensor
 
 from stochseg.blackbox import answers_for
 from stochseg.data.image_files import list_images, read_image
-from stochseg.errors import InputError
+from stochseg.data.store import sha256_of
+from stochseg.errors import InputError, OnError
 from stochseg.metrics import class_frequencies
 from stochseg.models.precision import resolve_device, resolve_precision
-from stochseg.models.segmenter import Segmenter, load
+from stochseg.models.segmenter import Segmenter, load, model_folder
 from stochseg.progress import say, track
 from stochseg.sampling import choose
 from stochseg.sampling.latents import Draws, latents
-from stochseg.sampling.write import Sampled, is_written, write_sampled
+from stochseg.sampling.write import SUMMARY, Sampled, is_written, write_sampled
 from stochseg.wording import counted, some
 from stochseg.writable import check_writable
 
 
 @dataclass(frozen=True)
 class SampledFiles:
-    """written: a folder an image; skipped: the images that could not be read."""
+    """written: a folder an image; skipped: the images that could not be read; kept: folders that were there whole."""
 
     written: list[Path]
     skipped: list[Path]
+    kept: list[Path]
 
 
 def sample_files(
@@ -44,12 +47,14 @@ def sample_files(
     precision: str = "auto",
     device: str = "auto",
     overwrite: bool = False,
+    resume: bool = False,
+    on_error: OnError = "stop",
 ) -> SampledFiles:
     """Draw samples of images in files and write OUT/IMAGE/ for each, IMAGE being the file's name without its suffix.
 
     A sample depends on the seed, the pixels of its image and its own number alone: not on the file's name, nor on what
-    else is sampled. An image that cannot be read is named and left out; InputError where none can, where two images
-    would share a folder, and where a folder is there already.
+    else is sampled. InputError at an image that cannot be read, or, where such are skipped, where none can; also where two
+    images would share a folder, and where a folder is there already.
 
     Args:
         run: run directory or exported model.
@@ -65,6 +70,9 @@ def sample_files(
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda, ...
         overwrite: replace what an earlier call left of these images.
+        resume: keep what an earlier call left whole of these images, and go on with the others.
+        on_error: at an image that cannot be read: stop, or skip, which lists each with its reason and ends with exit
+            code 3.
     """
     run, out = Path(run), Path(out)
     for flag, value, least in (("samples", samples, 1), ("seed", seed, 0)):
@@ -72,11 +80,16 @@ def sample_files(
             raise InputError(f"--{flag} {value}: must be at least {least}")
     if most_different is not None and not 1 <= most_different <= samples:
         raise InputError(f"--most-different {most_different}: must be from 1 to --samples {samples}")
-    folders = _folders(list_images(images), out, overwrite)
+    if overwrite and resume:
+        raise InputError("--overwrite and --resume: replace what is there, or keep it; pass one of them")
+    folders = _folders(list_images(images), out, overwrite, resume)
     model = load(run, precision, resolve_device(device))
     box = None if blackbox is None else Path(blackbox)
     answer = answers_for(model, box, blackbox_ids, [folder.name for folder in folders.values()])
     check_writable(out, f"--out {out}")
+    settings = _settings(model, run, samples, seed, draws, most_different, box)
+    kept = [folder for file, folder in folders.items() if resume and _is_kept(folder, file, settings)]
+    folders = {file: folder for file, folder in folders.items() if folder not in kept}
     written: list[Path] = []
     unpromised: list[str] = []
     failed: dict[Path, InputError] = {}
@@ -85,13 +98,18 @@ def sample_files(
             image = read_image(file, model.channels)
             seen = answer(folder.name, _size(image))
         except InputError as error:
+            if on_error == "stop":
+                raise InputError(
+                    f"{error}; {counted(len(kept) + len(written), 'image')} of {len(kept) + len(folders)} done: go on with "
+                    "--resume, and pass --on-error skip to leave such images out"
+                ) from error
             failed[file] = error
             continue
-        _sample_one(model, run, file, image, seen, folder, samples, seed, draws, most_different)
+        _sample_one(model, file, image, seen, folder, settings, most_different)
         if model.coverage and not model.coverage.holds_for(_size(image)):
             unpromised.append(file.name)
         written.append(folder)
-    if not written:
+    if not written and not kept:
         raise next(iter(failed.values()))
     for reason in failed.values():
         say(f"left out: {reason}")
@@ -100,7 +118,7 @@ def sample_files(
             f"coverage levels were fitted at {model.coverage.fitted_at()} pixels: no promise for "
             f"{counted(len(unpromised), 'image')} of another size ({some(unpromised)}); crop them around what is to be outlined"
         )
-    return SampledFiles(written, list(failed))
+    return SampledFiles(written, list(failed), kept)
 
 
 def image_number(image: Tensor) -> int:
@@ -115,19 +133,52 @@ def _size(image: Tensor) -> tuple[int, int]:
     return h, w
 
 
+def _settings(
+    model: Segmenter, run: Path, samples: int, seed: int, draws: Draws, different: int | None, blackbox: Path | None
+) -> dict[str, Any]:
+    """What the samples of an image depend on beside its pixels, as summary.json holds it."""
+    return {
+        "samples": samples,
+        "seed": seed,
+        "draws": draws,
+        "shown": different,
+        "blackbox": blackbox and str(blackbox),
+        "model": str(run),
+        "weights": sha256_of(model_folder(run) / "model.safetensors"),
+        "precision": str(resolve_precision(model.precision, model.device)).removeprefix("torch."),
+        "temperature": model.temperature and list(model.temperature),
+    }
+
+
+def _is_kept(folder: Path, file: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds these very samples; InputError where it holds others."""
+    if not folder.exists():
+        return False
+    try:
+        found = json.loads((folder / SUMMARY).read_text())
+        other = next((key for key, value in settings.items() if found[key] != value), None)
+        other = other or (None if found["image"] == str(file) else "image")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: is not of `stochseg sample` ({error}); choose another --out") from error
+    if other:
+        wanted = settings.get(other, str(file))
+        raise InputError(
+            f"{folder}: was sampled with {other} {found[other]}, not {wanted}; choose another --out, or pass --overwrite"
+        )
+    return True
+
+
 def _sample_one(
     model: Segmenter,
-    run: Path,
     file: Path,
     image: Tensor,
     seen: Tensor | None,
     folder: Path,
-    samples: int,
-    seed: int,
-    draws: Draws,
+    settings: dict[str, Any],
     different: int | None,
 ) -> None:
     number = image_number(image)
+    samples, seed, draws = settings["samples"], settings["seed"], settings["draws"]
     drawn = max(samples, model.coverage.samples if model.coverage else 0)  # the levels hold for their own number
     z = latents(seed, [number], drawn, model.latent, draws)
     maps = model.sample(image[None], z=z, blackbox=seen)
@@ -137,17 +188,12 @@ def _sample_one(
     facts: dict[str, Any] = {
         "image": str(file),
         "size": list(image.shape[1:]),
-        "samples": samples,
-        "seed": seed,
-        "draws": draws,
         "image_number": number,
-        "model": str(run),
-        "precision": str(resolve_precision(model.precision, model.device)).removeprefix("torch."),
-        "temperature": model.temperature and list(model.temperature),
+        **settings,
         "coverage": None,
     }
     kind = "" if draws == "independent" else f"{draws} "
-    name, notes = "", [f"{samples} {kind}samples, seed {seed}, model {run}"]
+    name, notes = "", [f"{samples} {kind}samples, seed {seed}, model {settings['model']}"]
     chosen = None
     if different is not None:
         picked, shares = choose.most_different(maps, different, len(model.classes))
@@ -188,7 +234,7 @@ def _sample_one(
     write_sampled(folder, result, model.classes, folder.name, facts)
 
 
-def _folders(files: Sequence[Path], out: Path, overwrite: bool) -> dict[Path, Path]:
+def _folders(files: Sequence[Path], out: Path, overwrite: bool, resume: bool) -> dict[Path, Path]:
     """The folder of each file; InputError where two files share one, or one would be overwritten."""
     folders: dict[Path, Path] = {}
     owner: dict[str, Path] = {}
@@ -201,9 +247,9 @@ def _folders(files: Sequence[Path], out: Path, overwrite: bool) -> dict[Path, Pa
             raise InputError(
                 f"{other} and {file} would both be written to {folder}; sample them into two --out folders"
             )
-        if folder.exists() and not (overwrite and is_written(folder)):
+        if folder.exists() and not resume and not (overwrite and is_written(folder)):
             if overwrite:
                 raise InputError(f"{folder}: was not written by `stochseg sample`, so --overwrite leaves it alone")
-            raise InputError(f"{folder}: exists already; choose another --out, or pass --overwrite")
+            raise InputError(f"{folder}: exists already; choose another --out, or pass --overwrite or --resume")
         folders[file] = folder
     return folders

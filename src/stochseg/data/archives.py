@@ -176,7 +176,7 @@ class _Member(tarfile.TarInfo):
     """A member whose notes are no larger than a name needs."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         member = super().frombuf(buf, encoding, errors)
         if member.type in _NOTES and member.size > MAX_NOTE_BYTES:
             raise tarfile.ReadError(f"a name or note of {member.size} bytes")

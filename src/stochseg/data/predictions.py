@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stochseg.data.layouts import Groups, Listing, cure_of_names, group_by_image, list_maps
 from stochseg.data.map_files import Stack, read_stack, stack_shape, suffix_of
-from stochseg.errors import InputError
+from stochseg.errors import InputError, OnError
 from stochseg.wording import counted, some
 
 Role = Literal["samples", "labels"]
@@ -50,14 +50,21 @@ class MapFolder:
     """The images of one folder, by name; `open_folders` makes it.
 
     images: files by name of the image; slices of a volume are images `NAME:000` on, all of the group NAME.
+    unreadable: what is wrong with the volumes whose slices cannot be counted, by NAME.
     """
 
-    def __init__(self, listing: Listing, role: Role, classes: int, grouped: Groups) -> None:
+    def __init__(self, listing: Listing, role: Role, classes: int, grouped: Groups, on_error: OnError) -> None:
         self.listing, self.path, self.role, self.classes = listing, listing.path, role, classes
         self.images: dict[str, ImageFiles] = {}
+        self.unreadable: dict[str, str] = {}
         self._last: tuple[tuple[Path, ...], Stack] | None = None
         for name, files in grouped.items():
-            self.images.update(_images_in(name, tuple(files)))
+            try:
+                self.images.update(_images_in(name, tuple(files)))
+            except InputError as error:
+                if on_error == "stop":
+                    raise
+                self.unreadable[name] = str(error)
 
     def count(self, name: str) -> int:
         """How many maps an image has, from the headers of its files."""
@@ -76,8 +83,10 @@ class MapFolder:
         return MapSet(stack.maps[image.slice or 0], stack.weights, stack.affine, image.where)
 
 
-def open_folders(samples: Sequence[Path], labels: Path, classes: int) -> tuple[list[MapFolder], MapFolder]:
-    """List the images of some folders of samples and of the folder of labels.
+def open_folders(
+    samples: Sequence[Path], labels: Path, classes: int, on_error: OnError = "stop"
+) -> tuple[list[MapFolder], MapFolder]:
+    """List the images of some folders of samples and of the folder of labels. on_error: at a volume that is damaged.
 
     InputError where a folder is not there or holds no map, where its files contradict each other, and where it cannot
     be told whether loose PNGs are images or the maps of an image.
@@ -85,15 +94,18 @@ def open_folders(samples: Sequence[Path], labels: Path, classes: int) -> tuple[l
     truth = list_maps(labels)
     listed = [list_maps(folder) for folder in samples]
     *ours, theirs = group_by_image(listed, truth)
-    made = [MapFolder(one, "samples", classes, grouped) for one, grouped in zip(listed, ours)]
-    return made, MapFolder(truth, "labels", classes, theirs)
+    made = [MapFolder(one, "samples", classes, grouped, on_error) for one, grouped in zip(listed, ours)]
+    return made, MapFolder(truth, "labels", classes, theirs, on_error)
 
 
 def images_of_all(folders: Sequence[MapFolder], on_missing: str) -> tuple[list[str], list[str]]:
     """Images that all folders hold, and those that only some do; the latter are an error unless they may be skipped."""
     if on_missing not in ("error", "skip"):
         raise InputError(f"--on_missing {on_missing}: choose error or skip")
-    everywhere = {name: None for folder in folders for name in folder.images}
+    unreadable = {name for folder in folders for name in folder.unreadable}
+    everywhere = {
+        name: None for folder in folders for name, image in folder.images.items() if image.group not in unreadable
+    }
     skipped = [name for name in everywhere if not all(name in folder.images for folder in folders)]
     names = [name for name in everywhere if all(name in folder.images for folder in folders)]
     if skipped and (on_missing == "error" or not names):

@@ -21,7 +21,7 @@ def reads(function: Callable[Concatenate[Given, Rest], Result]) -> Callable[Conc
     """
 
     @wraps(function)
-    def read(given: Given, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
+    def read(given: Given, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
         files = cast(Sequence[Path], [given] if isinstance(given, Path) else given)
         try:
             for file in files:

@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stochseg.errors import InputError
+from stochseg.errors import InputError, RunError
 
 FORMAT = "stochseg-store"
 VERSION = 1
@@ -87,6 +87,8 @@ class Store:
     splits: dict[str, Split]
     fingerprint: str
     notes: dict[str, Any]
+    stamps: dict[Path, tuple[int, int, int]]
+    """What the file system said of each file when the store was opened."""
 
     def split(self, name: str) -> Split:
         """The split of this name; InputError lists those present."""
@@ -94,12 +96,25 @@ class Store:
             raise InputError(f"{self.path}: no split '{name}'; this store holds {', '.join(sorted(self.splits))}")
         return self.splits[name]
 
+    def check_unchanged(self) -> None:
+        """RunError where a file was replaced, changed or removed since the store was opened."""
+        for file, stamp in self.stamps.items():
+            try:
+                same = _stamp(file) == stamp
+            except OSError:
+                same = False
+            if not same:
+                raise RunError(
+                    f"{file}: changed while it was in use; what came of it was not kept. Put the store back as it was and "
+                    "go on (a training with --resume), or start anew on this one"
+                )
 
-def open_store(path: str | Path, verify: bool = False, every_label: bool = False) -> Store:
+
+def open_store(path: str | Path, verify: bool = False, every_label: bool = False, some_labels: bool = True) -> Store:
     """Open a store, checking shapes, dtypes and label values against its index.
 
-    Label values are checked on a spread of up to 256 images a split, or on every one; `verify` does that and compares
-    sha256 too. Raises InputError with the file, what was found and the cure.
+    Label values are checked on a spread of up to 256 images a split, on every one, or (some_labels false) on none;
+    `verify` checks every one and compares sha256 too. Raises InputError with the file, what was found and the cure.
     """
     path = Path(path)
     index = _read_index(path)
@@ -117,6 +132,7 @@ def open_store(path: str | Path, verify: bool = False, every_label: bool = False
             splits,
             sha256_of(path / "index.json"),
             index.get("notes", {}),
+            {file: _stamp(file) for file in sorted(_files(path, index))},
         )
         _check_index(path, index, len(classes))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -130,7 +146,8 @@ def open_store(path: str | Path, verify: bool = False, every_label: bool = False
             raise InputError(
                 f"{path}/{split.name}.labels.npy: {split.labels.shape[1]} raters, index.json says {store.raters}"
             )
-        _check_labels(path, split, len(classes), every=verify or every_label)
+        if verify or every_label or some_labels:
+            _check_labels(path, split, len(classes), every=verify or every_label)
         check_blackbox_array(path, split, len(classes), every=verify or every_label)
         if verify:
             for name, entry in index["splits"][split.name]["arrays"].items():
@@ -138,6 +155,16 @@ def open_store(path: str | Path, verify: bool = False, every_label: bool = False
                 if sha256_of(file) != entry["sha256"]:
                     raise InputError(f"{file}: sha256 of '{name}' differs from index.json; prepare the store again")
     return store
+
+
+def _files(path: Path, index: Mapping[str, Any]) -> set[Path]:
+    arrays = {path / facts["file"] for entry in index["splits"].values() for facts in entry["arrays"].values()}
+    return {path / "index.json", *arrays}
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    facts = file.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -200,23 +227,21 @@ def _open_split(path: Path, name: str, entry: Mapping[str, Any]) -> Split:
 
 def _check_labels(path: Path, split: Split, classes: int, every: bool) -> None:
     for row in _rows_to_check(split, every):
-        labels = split.labels[row]
-        low = labels[labels != MISSING_RATER]
-        if low.size and low.max() >= classes:
-            raise InputError(
-                f"{path}: split '{split.name}', image '{split.ids[row]}' has label {low.max()}, "
-                f"the store has classes 0 to {classes - 1}"
-            )
-        partly = [(m == MISSING_RATER).any() and not (m == MISSING_RATER).all() for m in labels]
-        if (labels == MISSING_RATER).all():
-            raise InputError(
-                f"{path}: split '{split.name}', image '{split.ids[row]}' has no rater at all; leave it out"
-            )
-        if any(partly):
-            raise InputError(
-                f"{path}: split '{split.name}', image '{split.ids[row]}' has a map partly {MISSING_RATER}; "
-                "that value marks a whole missing rater"
-            )
+        if fault := label_fault(split.labels[row], classes):
+            raise InputError(f"{path}: split '{split.name}', image '{split.ids[row]}' {fault}")
+
+
+def label_fault(labels: Array, classes: int) -> str | None:
+    """What is wrong with the labels [r h w] of an image; None where nothing is."""
+    missing = labels == MISSING_RATER
+    whole = missing.all((1, 2))
+    if whole.all():
+        return "has no rater at all; leave it out"
+    if (missing.any((1, 2)) & ~whole).any():
+        return f"has a map partly {MISSING_RATER}; that value marks a whole missing rater"
+    if (highest := labels[~whole].max()) >= classes:
+        return f"has label {highest}, the store has classes 0 to {classes - 1}"
+    return None
 
 
 def check_blackbox_array(path: Path, split: Split, classes: int, every: bool) -> None:

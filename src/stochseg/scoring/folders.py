@@ -15,7 +15,7 @@ from torch import Tensor
 from stochseg.data.groups import groups_of
 from stochseg.data.predictions import MapFolder, MapSet, check_agree, example_of, images_of_all, open_folders
 from stochseg.data.store import MISSING_RATER
-from stochseg.errors import InputError
+from stochseg.errors import InputError, OnError
 from stochseg.metrics.conventions import Convention, Flip
 from stochseg.metrics.intervals import bootstrap_totals_interval, paired_test
 from stochseg.metrics.marginals import class_frequencies
@@ -64,6 +64,7 @@ def score(
     flips: list[tuple[int, int, float]] | None = None,
     groups: str | Path | None = None,
     on_missing: Literal["error", "skip"] = "error",
+    on_error: OnError = "stop",
 ) -> dict[str, Any]:
     """Score folders of samples against a folder of labels; returns what it writes to OUT, per-image values beside it.
 
@@ -82,6 +83,8 @@ def score(
             counts as car-cityscapes, mose as mose-cityscapes.
         groups: CSV file with the columns image and group (such as patients), to draw whole groups for intervals.
         on_missing: images that have samples or labels only: error, or skip, which counts them and ends with exit code 3
+        on_error: at an image whose files cannot be used: stop, or skip, which lists each with its reason and ends with
+            exit code 3.
     """
     start = time.monotonic()
     folders = [_path("--samples", one) for one in ([samples] if isinstance(samples, str | Path) else samples)]
@@ -91,18 +94,24 @@ def score(
     groups = None if groups is None else _path("--groups", groups)
     rule, flips = check_options(classes, convention, ignore, flips)
     file = None if out is None else checked_out(_path("--out", out), [*folders, labels])
-    ours, theirs = open_folders(folders, labels, classes)
+    ours, theirs = open_folders(folders, labels, classes, on_error)
     names, skipped = images_of_all([*ours, theirs], on_missing)
-    of_image, group_name = groups_of(names, theirs, groups)
+    faults = {name: text for folder in (*ours, theirs) for name, text in folder.unreadable.items()}
+    raters = _most_raters(names, theirs, on_error, faults)
+    names = _without(names, faults)
     say(example_of(names[0], [*ours, theirs]))
-    raters = max(theirs.count(name) for name in names)
-    scored, missing = _score_all(names, ours, theirs, raters, rule, ignore, flips)
+    scored, missing = _score_all(names, ours, theirs, raters, rule, ignore, flips, on_error, faults)
+    names = _without(names, faults)
+    for text in faults.values():
+        say(f"left out: {text}")
+    of_image, group_name = groups_of(names, theirs, groups)
     result: dict[str, Any] = {
         "images": len(names),
         "groups": len(np.unique(of_image)),
         "group_name": group_name,
-        "skipped": len(skipped),
+        "skipped": len(skipped) + len(faults),
         "skipped_images": skipped,
+        "faulty_images": faults,
         "labels_folder": str(labels),
         "raters_per_image": raters,
         "missing_raters": missing,
@@ -133,6 +142,27 @@ def _path(flag: str, given: str | Path) -> Path:
     return Path(given)
 
 
+def _most_raters(names: Sequence[str], theirs: MapFolder, on_error: OnError, faults: dict[str, str]) -> int:
+    """The most label maps that an image has; images whose maps cannot be counted go to the faults."""
+    most = 0
+    for name in names:
+        try:
+            most = max(most, theirs.count(name))
+        except InputError as error:
+            if on_error == "stop":
+                raise
+            faults[name] = str(error)
+    return most
+
+
+def _without(names: Sequence[str], faults: dict[str, str]) -> list[str]:
+    """The images that nothing is wrong with; InputError where there are none."""
+    left = [name for name in names if name not in faults]
+    if not left:
+        raise InputError(next(iter(faults.values())))
+    return left
+
+
 def _score_all(
     names: Sequence[str],
     ours: Sequence[MapFolder],
@@ -141,13 +171,19 @@ def _score_all(
     rule: Convention,
     ignore: int | None,
     flips: Sequence[Flip] | None,
+    on_error: OnError,
+    faults: dict[str, str],
 ) -> tuple[list[Scored], int]:
-    """What each folder scores, and how many label maps are missing of `raters` for every image."""
+    """What each folder scores, and how many label maps are missing of `raters` for every image.
+
+    Images that cannot be read go to the faults where they are skipped, and have no row in the scores.
+    """
     found: list[defaultdict[str, Floats]] = [defaultdict(lambda: np.full(len(names), np.nan)) for _ in ours]
     bins: list[dict[int, Floats]] = [{} for _ in ours]
     sizes = [0 for _ in ours]
     missing = 0
-    for rows in _batches(track(_read(names, ours, theirs, flips is not None), len(names), "scoring")):
+    reading = _read(names, ours, theirs, flips is not None, on_error, faults)
+    for rows in _batches(track(reading, len(names), "scoring")):
         numbers = [row.number for row in rows]
         labels = torch.from_numpy(np.stack([_padded(row.labels.maps, raters) for row in rows]))
         missing += int((labels.flatten(2).amin(2) == MISSING_RATER).sum())
@@ -164,38 +200,66 @@ def _score_all(
             for key, value in values.items():
                 found[m][key][numbers] = value.double().cpu().numpy()
             sizes[m] = maps.shape[1]
+    left = [i for i, name in enumerate(names) if name not in faults]
     scored = [
-        Scored(folder.path, n, dict(values), np.stack([sums[i] for i in range(len(names))]) if sums else None)
+        Scored(
+            folder.path,
+            n,
+            {key: column[left] for key, column in values.items()},
+            np.stack([sums[i] for i in left]) if sums else None,
+        )
         for folder, n, values, sums in zip(ours, sizes, found, bins)
     ]
     return scored, missing
 
 
-def _read(names: Sequence[str], ours: Sequence[MapFolder], theirs: MapFolder, flip: bool) -> Iterator[Row]:
-    """Every image with its maps; InputError where samples and labels do not fit together."""
+def _read(
+    names: Sequence[str],
+    ours: Sequence[MapFolder],
+    theirs: MapFolder,
+    flip: bool,
+    on_error: OnError,
+    faults: dict[str, str],
+) -> Iterator[Row]:
+    """Every image with its maps; where files are damaged or do not fit together InputError, or a fault."""
     first: list[MapSet] = []
     for number, name in enumerate(names):
-        labels = theirs.read(name)
-        samples = [folder.read(name) for folder in ours]
-        first = first or samples
-        if labels.weights is not None:
+        try:
+            row = _row(number, name, ours, theirs, flip, first)
+        except InputError as error:
+            if on_error == "stop":
+                raise
+            faults[name] = str(error)
+            continue
+        first = first or row.samples
+        yield row
+
+
+def _row(
+    number: int, name: str, ours: Sequence[MapFolder], theirs: MapFolder, flip: bool, first: Sequence[MapSet]
+) -> Row:
+    """One image. first: the samples of the image read first, which all must be like."""
+    labels = theirs.read(name)
+    samples = [folder.read(name) for folder in ours]
+    first = first or samples
+    if labels.weights is not None:
+        raise InputError(
+            f"{labels.where}: weights of labels are not counted; leave them out, or repeat maps that weigh more"
+        )
+    if (labels.maps == MISSING_RATER).all():
+        raise InputError(f"{labels.where}: every map is of a missing rater; leave the image out")
+    if flip and len(labels.maps) != 1:
+        raise InputError(f"{labels.where}: {len(labels.maps)} labels; with --flips give one, that is not flipped")
+    for one, other in zip(samples, first):
+        check_agree(one, labels)
+        if len(one.maps) != len(other.maps):
             raise InputError(
-                f"{labels.where}: weights of labels are not counted; leave them out, or repeat maps that weigh more"
+                f"{one.where}: {counted(len(one.maps), 'sample')}, {other.where} has {len(other.maps)}; scores "
+                "compare only for one number of samples an image: draw as many for each"
             )
-        if (labels.maps == MISSING_RATER).all():
-            raise InputError(f"{labels.where}: every map is of a missing rater; leave the image out")
-        if flip and len(labels.maps) != 1:
-            raise InputError(f"{labels.where}: {len(labels.maps)} labels; with --flips give one, that is not flipped")
-        for one, other in zip(samples, first):
-            check_agree(one, labels)
-            if len(one.maps) != len(other.maps):
-                raise InputError(
-                    f"{one.where}: {counted(len(one.maps), 'sample')}, {other.where} has {len(other.maps)}; scores "
-                    "compare only for one number of samples an image: draw as many for each"
-                )
-            if (one.weights is None) != (other.weights is None):
-                raise InputError(f"one of {one.where} and {other.where} has weights; give them for all images, or none")
-        yield Row(number, labels, samples)
+        if (one.weights is None) != (other.weights is None):
+            raise InputError(f"one of {one.where} and {other.where} has weights; give them for all images, or none")
+    return Row(number, labels, samples)
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -1,12 +1,9 @@
 """The training loop, readable from top to bottom."""
 
 import math
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +23,7 @@ from stochseg.training.log import Log
 from stochseg.training.phases import make_phases
 from stochseg.training.schedule import Budget, learning_rate
 from stochseg.training.step import take_step
+from stochseg.training.stopping import Interrupted, stop_on_signal
 from stochseg.training.validation import Validation
 
 
@@ -48,11 +46,12 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
         "seconds": 0.0,
         "accuracy": 0.0,
         "best": None,
+        "unjudged": False,  # whether a signal cut the validation after this step short
         "store": store.fingerprint,
     }
     if resume:
         numbers = load_checkpoint(run / "checkpoint", model.networks, averaged, phases)
-        if budget.progress(numbers["step"], numbers["seconds"]) >= 1:
+        if budget.progress(numbers["step"], numbers["seconds"]) >= 1 and not numbers.get("unjudged"):
             say(f"{run} has used up its budget at step {numbers['step']}; raise it with --steps, --epochs or --minutes")
     log = Log(run, config, numbers["step"])
     start = time.monotonic() - numbers["seconds"]
@@ -64,13 +63,23 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
     def elapsed() -> float:
         return float(time.monotonic() - start)
 
+    def judge(step: int) -> None:
+        """Validate. That may take long, so a signal ends it at once, and a resumed run does it anew."""
+        numbers["unjudged"] = True
+        with suppress(Interrupted), stopped.at_once():
+            numbers.update(best=validation.judge(judged, step, numbers["best"], log), unjudged=False)
+
     def save() -> None:
+        store.check_unchanged()
         save_checkpoint(run / "checkpoint", model.networks, averaged, phases, numbers | {"seconds": elapsed()})
 
     gpus = [model.device] if model.device.type == "cuda" else []
     with stop_on_signal() as stopped, torch.random.fork_rng(gpus), closing(log):
         progress = budget.progress(numbers["step"], elapsed())
-        while progress < 1:
+        if numbers.get("unjudged"):
+            judge(numbers["step"])
+            save()
+        while progress < 1 and not stopped.is_set():
             step = numbers["step"]
             epoch = batches.epoch_of(step)
             if step % batches.per_epoch == 0:
@@ -81,6 +90,7 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
                 )
                 for phase in phases
             }
+            store.check_unchanged()
             generator = step_generator(config.seed, step)
             z = torch.randn(config.training.batch, config.objective.samples, model.latent, generator=generator)
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # dropout draws from the global one
@@ -109,43 +119,15 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
                 steps_since = 0
                 logged = now
             if progress >= 1 or step % config.validation.every == 0:
-                numbers["best"] = validation.judge(judged, step, numbers["best"], log)
+                judge(step)
                 saved = -math.inf
             if stopped.is_set() or time.monotonic() - saved > config.training.save_every:
                 save()
                 saved = time.monotonic()
-            if stopped.is_set():
-                raise Stopped(f"stopped by a signal at step {step}; go on with --resume")
+        if stopped.is_set():
+            raise Stopped(f"stopped by a signal at step {numbers['step']}; go on with --resume")
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The generator of a step's noise: a function of (seed, step) alone."""
     return torch.Generator().manual_seed(int(np.random.default_rng([seed, step, 2]).integers(2**62)))
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set, so that the loop can save and end (main thread only).
-
-    Once set, the handlers before are back: a second Ctrl-C ends at once.
-    """
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def stop(*_: object) -> None:
-        stopped.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        restore()

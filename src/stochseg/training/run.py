@@ -21,8 +21,10 @@ from stochseg.models.precision import resolve_device
 from stochseg.models.segmenter import Segmenter, load_weights, method_class
 from stochseg.presets import flatten, load_config
 from stochseg.progress import say
+from stochseg.training import run_lock
 from stochseg.training.checkpoint import has_checkpoint, read_numbers, write_tensors
 from stochseg.training.log import check_loggers
+from stochseg.training.run_lock import locked
 
 FREE_ON_RESUME = (*BUDGETS, "device", "training.save_every", "training.tensorboard", "training.wandb", "training.clip")
 """What a resumed run may set anew, beside learning rates; anything else would make it another run."""
@@ -75,12 +77,14 @@ def train(
     resume_state = resume and has_checkpoint(run / "checkpoint")
     if resume_state and read_numbers(run / "checkpoint")["store"] != store.fingerprint:
         raise InputError(f"--data {store.path}: not the store that {run} was trained on; give that one, or start anew")
-    _write_config(run, settings, resume)
-    trained.calibrated = None  # what was measured of a model before does not hold for the weights to come
-    say(f"{'resuming' if resume else 'training'} in {run}: {len(split)} images, {describe(trained)}")
-    run_training(trained, store, run, settings, resume_state)
-    if model is not None:
-        load_weights(model.networks, run / "model" / "model.safetensors")
+    _make_folder(run, resume)
+    with locked(run):
+        _write_config(run, settings, resume)
+        trained.calibrated = None  # what was measured of a model before does not hold for the weights to come
+        say(f"{'resuming' if resume else 'training'} in {run}: {len(split)} images, {describe(trained)}")
+        run_training(trained, store, run, settings, resume_state)
+        if model is not None:
+            load_weights(model.networks, run / "model" / "model.safetensors")
     return run
 
 
@@ -166,12 +170,20 @@ def _card(model: Segmenter, step: int, images: int, values: dict[str, float]) ->
     )
 
 
-def _write_config(run: Path, config: Config, resume: bool) -> None:
-    """Make the run directory with its config.yaml; a resumed run's is replaced, since its budget may be new."""
+def _make_folder(run: Path, resume: bool) -> None:
+    """Make the run directory; InputError where it cannot be made, or holds something and is not to be resumed."""
     try:
-        if not resume and run.exists() and any(run.iterdir()):
+        if not resume and run.exists() and any(entry.name != run_lock.NAME for entry in run.iterdir()):
             raise InputError(f"--out {run}: is not empty; go on there with --resume, or choose another directory")
         run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {run}: cannot be written ({error.strerror}); choose another directory") from error
+
+
+def _write_config(run: Path, config: Config, resume: bool) -> None:
+    """Write config.yaml; a resumed run's is replaced, since its budget may be new."""
+    _make_folder(run, resume)  # again: of two that began together, the second comes here when the first has ended
+    try:
         (run / "config.yaml.partial").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
         os.replace(run / "config.yaml.partial", run / "config.yaml")
     except OSError as error:
