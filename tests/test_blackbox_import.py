@@ -382,6 +382,7 @@ def test_a_network_of_ours_fills_the_store_and_a_model_goes_on_top(
     assert "scan1: has no prediction" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
     file = Path(__file__).parents[1] / "examples/blackbox.py"
     words = [file, "--out", tmp_path, "--minutes", "0.001", "--images", "32"]

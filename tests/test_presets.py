@@ -7,7 +7,7 @@ import pytest
 
 from stochseg.cli import main
 from stochseg.data.ambiguous import prepare_ambiguous
-from stochseg.models.car import CAR
+from stochseg.models.segmenter import load
 from stochseg.presets import preset_names
 from stochseg.training.log import read_metrics
 from stochseg.training.run import train
@@ -15,6 +15,7 @@ from stochseg.training.run import train
 from .conftest import write_blobs
 
 SMALLER = {
+    "blackbox": {"baseline.widths": [8, 16]},
     "demo": {},
     "lidc": {"input.crop": 48},
     "lidc-paper": {"input.crop": 64, "calibration.width": 8, "discriminator.width": 8, "training.batch": 4},
@@ -37,9 +38,11 @@ def test_it_trains(preset: str, store: Path, tmp_path: Path) -> None:
     )
     losses = [line for line in read_metrics(run) if "cross_entropy" in line]
     assert len(losses) == 2
-    wanted = {"adversarial", "calibration", "discriminator", "r1"} if preset == "lidc-paper" else {"energy", "marginal"}
-    assert wanted <= losses[0].keys()
-    assert (CAR.load(run).discriminator is not None) == (preset == "lidc-paper")
+    wanted = {"lidc-paper": {"adversarial", "calibration", "discriminator", "r1"}, "blackbox": set[str]()}
+    assert wanted.get(preset, {"energy", "marginal"}) <= losses[0].keys()
+    model = load(run)
+    assert model.method == ("deterministic" if preset == "blackbox" else "car")
+    assert ("discriminator" in model.networks) == (preset == "lidc-paper")
 
 
 def test_the_demo_runs_through_and_again(
