@@ -80,6 +80,15 @@ def prepare_lidc(given: list[str]) -> int:
     return _prepared(call(**_parse(parser, given)), "lidc")
 
 
+def prepare_folder(given: list[str]) -> int:
+    from stochseg.data.folder import prepare_folder as call
+
+    parser = _parser("stochseg prepare folder", "Make a store of images of your own with the labels of several raters.")
+    parser.add_function_arguments(call)
+    store = call(**_parse(parser, given))
+    return _prepared(store, "lidc --input.crop none") if store else SUCCESS
+
+
 def prepare_ambiguous(given: list[str]) -> int:
     from stochseg.data.ambiguous import prepare_ambiguous as call
 
@@ -362,6 +371,7 @@ BLACKBOX: dict[str, tuple[Command, str]] = {
 }
 SOURCES: dict[str, tuple[Command, str]] = {
     "lidc": (prepare_lidc, "LIDC-IDRI nodule slices: crops, archives, slice folders, the common pickle, or a .npz"),
+    "folder": (prepare_folder, "images of your own with the labels of several raters: folders or a CSV, any format"),
     "ambiguous": (prepare_ambiguous, "generated images with an exactly known distribution of answers"),
 }
 COMMANDS: dict[str, tuple[Command, str]] = {
