@@ -56,7 +56,11 @@ def _read_series(files: Sequence[Path]) -> Series:
     sets = [open_dicom(file) for file in files]
     for file, one in zip(files, sets):
         if "PixelData" not in one or one.get("SOPClassUID") == SEGMENTATION:
-            what = "segmentation" if one.get("SOPClassUID") == SEGMENTATION else f"file of modality {one.get('Modality', 'unknown')}"
+            what = (
+                "segmentation"
+                if one.get("SOPClassUID") == SEGMENTATION
+                else f"file of modality {one.get('Modality', 'unknown')}"
+            )
             raise InputError(f"{file}: a DICOM {what}, which is no image; leave it out of the images")
         if one.get("SeriesInstanceUID") != sets[0].get("SeriesInstanceUID"):
             raise InputError(f"{files[0]} and {file}: of two series; put each series into a folder of its own")

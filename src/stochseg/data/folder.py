@@ -1,11 +1,11 @@
 """Images of a user's own with the labels of one or more raters, made into a store.
 
-    folder_layout   which files belong together     (names only)
-    folder_scan     what is in them                 (every file once, on all cores)
-    folder_classes  what the values of labels mean
-    folder_plan     splits, sizes, intensities; everything that is wrong with the data
-    folder_table    what was understood, shown before anything is written
-    folder_rows     the rows of the store           (every file once more, on all cores)
+folder_layout   which files belong together     (names only)
+folder_scan     what is in them                 (every file once, on all cores)
+folder_classes  what the values of labels mean
+folder_plan     splits, sizes, intensities; everything that is wrong with the data
+folder_table    what was understood, shown before anything is written
+folder_rows     the rows of the store           (every file once more, on all cores)
 """
 
 from pathlib import Path
@@ -89,7 +89,11 @@ def prepare_folder(
     plan = make_plan(source, layout, facts, classes, size, fit, window, axis, slices, shares, seed)
     say(plan_text(plan))
     if plan.mistakes:
-        say("\n".join(["", f"{counted(len(plan.mistakes), 'mistake')} in the data:", *(f"  {m}" for m in plan.mistakes)]))
+        say(
+            "\n".join(
+                ["", f"{counted(len(plan.mistakes), 'mistake')} in the data:", *(f"  {m}" for m in plan.mistakes)]
+            )
+        )
         raise Mistakes(source, plan.mistakes)
     if check or out is None:
         return None

@@ -41,7 +41,10 @@ def cut(array: NDArray[Any], target: Size, place: tuple[int, int]) -> NDArray[An
 def resized(image: NDArray[np.uint8], target: Size) -> NDArray[np.uint8]:
     """An image uint8 [h w c] at another size, averaged where it shrinks."""
     h, w = target
-    parts = [Image.fromarray(np.ascontiguousarray(image[..., i])).resize((w, h), Image.Resampling.BILINEAR) for i in range(image.shape[2])]
+    parts = [
+        Image.fromarray(np.ascontiguousarray(image[..., i])).resize((w, h), Image.Resampling.BILINEAR)
+        for i in range(image.shape[2])
+    ]
     return np.stack([np.asarray(part) for part in parts], -1)
 
 

@@ -7,10 +7,10 @@
 Only names are read here. What contradicts itself is a mistake, and all of them are collected.
 """
 
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from stochseg.data.archives import FolderFiles
@@ -219,7 +219,7 @@ def _groups_of_folders(found: Layout) -> None:
         found.splits = "from folders"
         for item in found.items:
             item.split, parts[item.name] = parts[item.name][0], parts[item.name][1:]
-    common = len(os.path.commonprefix([p[:-1] for p in parts.values()]))
+    common = _shared([p[:-1] for p in parts.values()])
     for item in found.items:
         rest = parts[item.name][common:]
         item.group = rest[0] if len(rest) > 1 else item.name
@@ -242,7 +242,9 @@ def _of_table(source: Path, table: Path, rows: list[tuple[int, dict[str, str]]])
         label = _files_of(cells["label"], bases) if cells["label"] else ()
         for text, files in ((cells["image"], image), (cells["label"], label)):
             if files is None:
-                found.mistakes.append(f"{where}: {text or 'no image'} is not there, or not one of {', '.join(SUFFIXES)}")
+                found.mistakes.append(
+                    f"{where}: {text or 'no image'} is not there, or not one of {', '.join(SUFFIXES)}"
+                )
         if not image or label is None:
             continue
         item = items.setdefault(image, Item(cells["image"], image))
@@ -254,7 +256,7 @@ def _of_table(source: Path, table: Path, rows: list[tuple[int, dict[str, str]]])
             item.labels[rater] = label
     found.items = list(items.values())
     folders = [PurePosixPath(item.name).parts[:-1] for item in found.items]
-    common = len(os.path.commonprefix(folders))
+    common = _shared(folders)
     for item in found.items:
         path = PurePosixPath(item.name)
         suffix = suffix_of(item.image[0]) if len(item.image) == 1 else ""
@@ -306,6 +308,11 @@ def _look_up(found: Layout, table: Path, rows: list[tuple[int, dict[str, str]]])
         else:
             _set(items[stem], cells, f"{table}, line {line}", found)
     _fill_groups(found, str(table))
+
+
+def _shared(paths: Collection[Sequence[str]]) -> int:
+    """How many parts, from the first, all paths have in common."""
+    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths)))
 
 
 def _fill_groups(found: Layout, table: str) -> None:

@@ -13,8 +13,8 @@ from stochseg.data.folder_fit import Fit, Size, places, sizes_in_words
 from stochseg.data.folder_layout import Item, Layout
 from stochseg.data.folder_rows import Recipe, Windows
 from stochseg.data.folder_scan import Facts, ImageFacts, as_colours
-from stochseg.data.pixel_files import DICOM, NIFTI
 from stochseg.data.map_files import suffix_of
+from stochseg.data.pixel_files import DICOM, NIFTI, parse_window
 from stochseg.data.splits import SPLIT_NAMES, split_by_group
 from stochseg.errors import InputError
 from stochseg.wording import counted, some
@@ -174,13 +174,7 @@ def _windows(text: str, images: Sequence[ImageFacts]) -> Windows:
         if all(image.dtype == "uint8" for image in images):
             return None
         return min(image.spread[0] for image in images), max(image.spread[1] for image in images)
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low = high = 0.0
-    if not low < high:
-        raise InputError(f"--window {text}: give LOW,HIGH such as -1000,400, or auto, image or file")
-    return low, high
+    return parse_window(text, ", or auto, image or file")
 
 
 def _identical(read: Sequence[tuple[Item, ImageFacts, Facts]]) -> list[list[Item]]:
@@ -264,7 +258,9 @@ def _entry(item: Item, image: ImageFacts, facts: Facts, split: str, plan: Plan, 
     name = item.name.partition("/")[2] if plan.layout.splits == "from folders" else item.name
     ids, rows = [], []
     for s in range(len(image.hashes)):
-        if not slice_values(s, facts, recipe.classes) or (slices == "marked" and volume and not _marked(s, facts, plan)):
+        if not slice_values(s, facts, recipe.classes) or (
+            slices == "marked" and volume and not _marked(s, facts, plan)
+        ):
             continue
         at = f"{name}:{s:03d}" if volume else name
         for top, left in starts:

@@ -49,7 +49,9 @@ def window_of(facts: ImageFacts, windows: Windows) -> Window | None:
     """The window of one image; never empty."""
     if windows is None:
         return None
-    low, high = windows if not isinstance(windows, str) else (facts.window if windows == "file" else None) or facts.spread
+    low, high = (
+        windows if not isinstance(windows, str) else (facts.window if windows == "file" else None) or facts.spread
+    )
     return low, high if high > low else low + 1
 
 

@@ -76,7 +76,8 @@ def _store(plan: Plan) -> str:
     recipe = plan.recipe
     h, w = recipe.size
     fits = {one.image.size for one in plan.facts if one.image} == {recipe.size}
-    how = "as they are" if fits else {"crop": "cropped to the centre", "resize": "resized", "tiles": "cut into tiles"}[recipe.fit]
+    ways = {"crop": "cropped to the centre", "resize": "resized", "tiles": "cut into tiles"}
+    how = "as they are" if fits else ways[recipe.fit]
     window = recipe.window
     if isinstance(window, tuple):
         values = f"values {window[0]:g} to {window[1]:g} become 0 to 255"
@@ -118,9 +119,11 @@ def _classes(plan: Plan) -> list[list[str]]:
     rows = [["class", "name", "value in files", "colour", "pixels", "in maps"]]
     for id, info in enumerate(table.classes):
         name = info.name + (" (left out of losses and scores)" if id == table.ignore and info.name != "ignore" else "")
-        values = ", ".join(table.shown(value) for value in table.values_of(id)) or "-"
+        shown = ", ".join(table.shown(value) for value in table.values_of(id)) or "-"
         share = f"{100 * pixels[id] / known:.2f} %" if known else "-"
-        rows.append([str(id), name, values, "#%02x%02x%02x" % info.color, share, f"{maps[id]:,} of {total:,}"])
+        rows.append(
+            [str(id), name, shown, "#{:02x}{:02x}{:02x}".format(*info.color), share, f"{maps[id]:,} of {total:,}"]
+        )
     return rows
 
 
@@ -143,7 +146,9 @@ def _splits(plan: Plan) -> list[list[str]]:
         count, groups = sum(len(entry.ids) for entry in entries), len({entry.group for entry in entries})
         if entries:
             share = f"{100 * empty / maps:.0f} %" if maps else "-"
-            rows.append([name, f"{len(entries):,}", f"{count:,}", f"{groups:,}", f"{maps:,}", f"{slots - maps:,}", share])
+            rows.append(
+                [name, f"{len(entries):,}", f"{count:,}", f"{groups:,}", f"{maps:,}", f"{slots - maps:,}", share]
+            )
     if all(row[1] == row[2] for row in rows[1:]):  # no slices, no tiles
         rows = [[*row[:2], *row[3:]] for row in rows]
     return rows
