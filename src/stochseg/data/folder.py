@@ -17,14 +17,14 @@ from stochseg.data.folder_rows import RowsOfItem, write
 from stochseg.data.folder_scan import scan
 from stochseg.data.folder_table import plan_text
 from stochseg.data.splits import SPLIT_NAMES, parse_shares
-from stochseg.data.store import StoreWriter
-from stochseg.data.workers import cores, each
+from stochseg.data.store import LESION_CLASSES, StoreWriter
+from stochseg.data.workers import FEW_FILES, Workers, cores
 from stochseg.errors import InputError
 from stochseg.progress import say, track
 from stochseg.wording import counted
 
-FEW_BYTES, FEW_FILES = 16 * 2**20, 400
-"""With less than this to read, starting workers takes longer than the work."""
+FEW_BYTES = 16 * 2**20
+"""With less than this to read, and few files, starting workers takes longer than the work."""
 
 
 class Mistakes(InputError):
@@ -79,25 +79,25 @@ def prepare_folder(
     source = Path(source)
     if out is None and not check:
         raise InputError("stochseg prepare folder: missing --out; or look at the data first with --check")
+    if out is not None and not check:  # before long work begins
+        StoreWriter(out, classes=LESION_CLASSES, raters=1, overwrite=overwrite)
     shares = parse_shares(splits)
     layout = find_layout(source, Path(csv) if csv else None)
     count = workers if workers is not None else _workers_for(layout.items)
     if count < 1:
         raise InputError(f"--workers {workers}: at least 1 is needed")
     tasks = [(item, axis) for item in layout.items]
-    facts = list(track(each(scan, tasks, count), len(tasks), "reading"))
-    plan = make_plan(source, layout, facts, classes, size, fit, window, axis, slices, shares, seed)
-    say(plan_text(plan))
-    if plan.mistakes:
-        say(
-            "\n".join(
-                ["", f"{counted(len(plan.mistakes), 'mistake')} in the data:", *(f"  {m}" for m in plan.mistakes)]
-            )
-        )
-        raise Mistakes(source, plan.mistakes)
-    if check or out is None:
-        return None
-    _write(plan, Path(out), count, overwrite)
+    with Workers(count) as pool:
+        facts = list(track(pool.each(scan, tasks), len(tasks), "reading"))
+        plan = make_plan(source, layout, facts, classes, size, fit, window, axis, slices, shares, seed)
+        say(plan_text(plan))
+        if plan.mistakes:
+            listed = [f"  {mistake}" for mistake in plan.mistakes]
+            say("\n".join(["", f"{counted(len(listed), 'mistake')} in the data:", *listed]))
+            raise Mistakes(source, plan.mistakes)
+        if check or out is None:
+            return None
+        _write(plan, Path(out), pool, overwrite)
     return Path(out)
 
 
@@ -107,7 +107,7 @@ def _workers_for(items: list[Item]) -> int:
     return 1 if few else cores()
 
 
-def _write(plan: Plan, out: Path, workers: int, overwrite: bool) -> None:
+def _write(plan: Plan, out: Path, pool: Workers, overwrite: bool) -> None:
     recipe = plan.recipe
     with StoreWriter(
         out,
@@ -118,6 +118,7 @@ def _write(plan: Plan, out: Path, workers: int, overwrite: bool) -> None:
         notes=plan.notes,
         overwrite=overwrite,
     ) as writer:
+        tasks: list[RowsOfItem] = []
         for name in SPLIT_NAMES:
             planned = [entry for entry in plan.entries if entry.split == name]
             if not planned:
@@ -127,10 +128,10 @@ def _write(plan: Plan, out: Path, workers: int, overwrite: bool) -> None:
             shape = (*recipe.size, recipe.channels)
             split = writer.add_split(name, ids, groups, shape, f"{plan.source.name}, {plan.layout.kind}")
             files = Path(split.images.filename), Path(split.labels.filename)  # type: ignore[attr-defined]
-            tasks, row = [], 0
+            row = 0
             for entry in planned:
                 rows = tuple((row + n, s, place) for n, (s, place) in enumerate(entry.rows))
                 tasks.append(RowsOfItem(entry.item, entry.facts, recipe, *files, rows))
                 row += len(rows)
-            for _ in track(each(write, tasks, workers), len(tasks), f"writing {name}"):
-                pass
+        for _ in track(pool.each(write, tasks), len(tasks), "writing"):
+            pass

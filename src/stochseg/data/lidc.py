@@ -11,9 +11,8 @@ from typing import Protocol
 from stochseg.data.archives import ARCHIVE_SUFFIXES
 from stochseg.data.download import download_bucket
 from stochseg.data.lidc_arrays import read_npz, read_pickle
-from stochseg.data.lidc_dicom import SIZE, find_dicom
 from stochseg.data.lidc_files import RATERS, find_files
-from stochseg.data.pixel_files import parse_window
+from stochseg.data.pixel_files import Window, parse_window
 from stochseg.data.reading import check_regular
 from stochseg.data.splits import SPLIT_NAMES, parse_shares, split_by_group
 from stochseg.data.store import LESION_CLASSES, MISSING_RATER, Split, StoreWriter
@@ -55,7 +54,7 @@ def prepare_lidc(
     source: Path | None = None,
     download: bool = False,
     dicom: Path | None = None,
-    size: int = SIZE,
+    size: int = 128,
     window: str = "-1000,400",
     cache: Path | None = None,
     splits: str = "60/20/20",
@@ -99,7 +98,7 @@ def prepare_lidc(
         source = cache or out.parent / "lidc_crops"
         download_bucket(BUCKET, PREFIX, source)
     place = Path(dicom or source or "")
-    found: Source = find_dicom(place, size, units) if dicom is not None else _open(place)
+    found = _open(place) if dicom is None else _open_dicom(place, size, units)
     split_of, rule = _split(found.slices, shares, f"by patient, seed {seed}, shares {splits}", seed)
     patients = {item.patient for item in found.slices}
     say(f"{place}: {found.kind}, {len(found.slices)} slices of {len(patients)} patients, split {rule}")
@@ -137,6 +136,12 @@ def _open(source: Path) -> Source:
             f"{' '.join(ARCHIVE_SUFFIXES)}, data_lidc.pickle, or .npz; see `stochseg prepare lidc --help`"
         )
     return _READERS[files[0].suffix](files[0])
+
+
+def _open_dicom(folder: Path, size: int, window: Window) -> Source:
+    from stochseg.data.lidc_dicom import find_dicom  # its libraries take a while to load
+
+    return find_dicom(folder, size, window)
 
 
 _READERS: dict[str, Callable[[Path], Source]] = {

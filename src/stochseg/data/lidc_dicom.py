@@ -5,7 +5,7 @@ a reader who outlined nothing of this nodule there has an empty mask. Other nodu
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,16 +18,11 @@ from stochseg.data.lidc_files import natural
 from stochseg.data.lidc_readings import READERS, Reading, Readings, mask_of, read_readings, same_nodule
 from stochseg.data.pixel_files import DICOM, Window, to_bytes
 from stochseg.data.store import MISSING_RATER, Split
-from stochseg.data.workers import cores, each
+from stochseg.data.workers import FEW_FILES, Workers, cores
 from stochseg.errors import InputError
 from stochseg.progress import say, track
 from stochseg.wording import counted
 
-WINDOW: Window = (-1000.0, 400.0)
-"""Hounsfield units that become black and white: air to soft tissue."""
-SIZE = 128
-FEW_FILES = 400
-"""With less than this to read, starting workers takes longer than the work."""
 Z_APART = 1e-3
 
 _TAGS = ["SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "Rows", "Columns", "PixelSpacing"]
@@ -73,12 +68,13 @@ class DicomSource:
         size = self.image_shape[0]
         tasks = [self.slices[n] for n in chosen]
         draw = partial(_draw, size=size, window=self._window)
-        rows = each(draw, tasks, cores() if len(tasks) > FEW_FILES else 1)
-        for row, (image, masks) in enumerate(track(rows, len(tasks), f"reading {split.name}", unit="slices")):
-            split.images[row, :, :, 0], split.labels[row] = image, masks
+        with Workers(_workers(len(tasks))) as pool:
+            rows = track(pool.each(draw, tasks), len(tasks), f"reading {split.name}", unit="slices")
+            for row, (image, masks) in enumerate(rows):
+                split.images[row, :, :, 0], split.labels[row] = image, masks
 
 
-def find_dicom(folder: Path, size: int = SIZE, window: Window = WINDOW) -> DicomSource:
+def find_dicom(folder: Path, size: int, window: Window) -> DicomSource:
     """The nodules of all series below a folder with their XML readings, wherever below it these lie.
 
     Series without readings (and X-rays) are passed over and counted. A series whose readings do not fit it is named and
@@ -91,17 +87,18 @@ def find_dicom(folder: Path, size: int = SIZE, window: Window = WINDOW) -> Dicom
     wanted = frozenset(readings)
     folders = [(files, wanted) for files in places.values()]
     series: defaultdict[str, list[_Header]] = defaultdict(list)
-    for headers, problems in track(each(_headers, folders, _workers(places)), len(places), "listing", unit="folders"):
-        failed += problems
-        for header in headers:
-            series[header.series].append(header)
-    tasks = [(readings[uid], headers, size) for uid, headers in series.items()]
     slices: list[DicomSlice] = []
-    for found in track(each(_nodules, tasks, _workers(places)), len(tasks), "outlining", unit="series"):
-        if isinstance(found, str):
-            failed.append(found)
-        else:
-            slices += found
+    with Workers(_workers(sum(map(len, places.values())))) as pool:
+        for headers, problems in track(pool.each(_headers, folders), len(places), "listing", unit="folders"):
+            failed += problems
+            for header in headers:
+                series[header.series].append(header)
+        tasks = [(readings[uid], headers, size) for uid, headers in series.items()]
+        for found in track(pool.each(_nodules, tasks), len(tasks), "outlining", unit="series"):
+            if isinstance(found, str):
+                failed.append(found)
+            else:
+                slices += found
     for message in failed:
         say(f"left out: {message}")
     without = len(readings) - len(series)
@@ -117,8 +114,8 @@ def find_dicom(folder: Path, size: int = SIZE, window: Window = WINDOW) -> Dicom
     return DicomSource(sorted(slices, key=lambda item: natural(item.id)), size, window)
 
 
-def _workers(places: Mapping[Path, Sequence[Path]]) -> int:
-    return cores() if sum(map(len, places.values())) > FEW_FILES else 1
+def _workers(files: int) -> int:
+    return cores() if files > FEW_FILES else 1
 
 
 def _list(folder: Path) -> tuple[list[Path], dict[Path, list[Path]]]:

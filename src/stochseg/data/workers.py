@@ -1,4 +1,4 @@
-"""One function on many items, on all cores, in order, with no more results in memory than there are workers for."""
+"""One function on many items, on all cores, in order, with no more results in memory than the workers are ahead."""
 
 import multiprocessing
 import os
@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 from stochseg.errors import RunError
 
@@ -15,6 +16,8 @@ B = TypeVar("B")
 
 AHEAD = 4
 """Items a worker that are waiting or done before their turn."""
+FEW_FILES = 400
+"""With less than this to read, starting workers takes longer than the work."""
 
 
 def cores() -> int:
@@ -22,30 +25,42 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def each(function: Callable[[A], B], items: Sequence[A], workers: int) -> Iterator[B]:
-    """function(item) of every item in order; it must be one that another process can import.
+class Workers:
+    """Processes that are started when first needed and end with the block; with a count of 1 none is."""
 
-    With one worker nothing is started. An exception of the function is raised here.
-    """
-    workers = min(workers, len(items))
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    # spawn: a fork of a process with threads, as numpy and torch start, may hang
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def each(self, function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+        """function(item) of every item in order; it must be one that another process can import.
+
+        An exception of the function is raised here; RunError where a worker was killed.
+        """
+        if self.count <= 1 or len(items) <= 1:
+            yield from map(function, items)
+            return
+        # spawn: a fork of a process with threads, as numpy and torch start, may hang
+        self._pool = self._pool or ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"))
+        waiting: deque[Future[B]] = deque()
         try:
-            waiting: deque[Future[B]] = deque()
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= AHEAD * workers:
+                waiting.append(self._pool.submit(function, item))
+                if len(waiting) >= AHEAD * self.count:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise RunError(
-                "workers ended before their work: with little memory pass --workers 1; in a script of your own put the "
-                "call below `if __name__ == '__main__':`"
+                "workers ended before their work: with little memory use one worker; in a script of your own put the call "
+                "below `if __name__ == '__main__':`"
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
