@@ -230,7 +230,7 @@ def test_sixteen_bits_are_spread_over_what_the_images_hold(tmp_path: Path) -> No
         save(ramp + n * 20000, tmp_path / f"s/images/{n}.tif")
         save((ramp > 5000).astype(np.uint8), tmp_path / f"s/raters/a/{n}.png")
     store = prepared(tmp_path / "s", tmp_path / "auto", splits="1")
-    low, high = store.notes["window"]
+    low, high = store.notes["windows"]
     assert (low, high) == pytest.approx((50, 29949), abs=1)  # all but half a percent of each end
     images = store.split("train").images
     assert (images[0].min(), images[1].max()) == (0, 255)
@@ -240,6 +240,26 @@ def test_sixteen_bits_are_spread_over_what_the_images_hold(tmp_path: Path) -> No
     assert (exact.split("train").images[1, ..., 0] == np.rint((ramp + 20000) / 200).astype(np.uint8)).all()
     own = prepared(tmp_path / "s", tmp_path / "own", splits="1", window="image").split("train")
     assert (own.images[0] == own.images[1]).all()
+
+
+def test_a_model_sees_files_as_its_training_did(tmp_path: Path) -> None:
+    from stochseg.data.image_files import read_image
+    from stochseg.models.segmenter import load
+    from stochseg.training.run import train
+
+    ramp = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
+    for n in range(4):
+        save(ramp + n, tmp_path / f"s/images/{n}.png")
+        save((ramp > 500).astype(np.uint8), tmp_path / f"s/raters/a/{n}.png")
+    store = prepared(tmp_path / "s", tmp_path / "store", splits="1/1")
+    run = train(None, store.path, tmp_path / "run", **(SMALL | {"steps": 1}))
+    model = load(run)
+    assert model.windows == tuple(store.notes["windows"])
+    split = store.split("train")
+    seen = read_image(tmp_path / f"s/images/{split.ids[0]}.png", model.channels, model.windows)
+    assert (((seen + 1) * 127.5).round().numpy()[0] == split.images[0, ..., 0]).all()
+    raw = read_image(tmp_path / f"s/images/{split.ids[0]}.png", model.channels)
+    assert raw.max() < -0.9  # 1,024 of 65,536 levels: nearly black
 
 
 def test_grey_images_among_coloured_ones_are_repeated(tmp_path: Path) -> None:

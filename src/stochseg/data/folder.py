@@ -11,7 +11,7 @@ folder_rows     the rows of the store           (every file once more, on all co
 from pathlib import Path
 
 from stochseg.data.folder_fit import Fit
-from stochseg.data.folder_layout import Item, find_layout
+from stochseg.data.folder_layout import Item, Slices, find_layout
 from stochseg.data.folder_plan import Plan, make_plan
 from stochseg.data.folder_rows import RowsOfItem, write
 from stochseg.data.folder_scan import scan
@@ -44,7 +44,7 @@ def prepare_folder(
     fit: Fit = "crop",
     window: str = "auto",
     axis: int = 2,
-    slices: str = "all",
+    slices: Slices = "all",
     splits: str = "60/20/20",
     seed: int = 0,
     check: bool = False,

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from stochseg.data.archives import FolderFiles
 from stochseg.data.csv_files import read_rows
@@ -22,6 +23,7 @@ from stochseg.errors import InputError
 from stochseg.wording import counted, some
 
 Files = tuple[Path, ...]
+Slices = Literal["all", "marked"]
 
 SPLIT_WORDS = {
     "train": "train",
@@ -329,10 +331,11 @@ def _fill_groups(found: Layout, table: str) -> None:
 
 def _name_splits(found: Layout) -> None:
     for item in found.items:
-        if item.split is not None and item.split.lower() not in SPLIT_WORDS:
-            found.mistakes.append(f"{item.image[0]}: split {item.split}; train, val and test are known")
-        item.split = SPLIT_WORDS.get(item.split.lower()) if item.split else None
-        if item.split is None and found.splits:
+        given = item.split
+        item.split = SPLIT_WORDS.get(given.lower()) if given else None
+        if given and item.split is None:
+            found.mistakes.append(f"{item.image[0]}: split {given}; train, val and test are known")
+        elif item.split is None and found.splits:
             found.mistakes.append(f"{item.image[0]}: no split, which others have {found.splits}; name one")
 
 

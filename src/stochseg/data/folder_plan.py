@@ -10,11 +10,11 @@ import numpy as np
 
 from stochseg.data.folder_classes import ClassTable, read_classes, understand_classes
 from stochseg.data.folder_fit import Fit, Size, places, sizes_in_words
-from stochseg.data.folder_layout import Item, Layout
-from stochseg.data.folder_rows import Recipe, Windows
+from stochseg.data.folder_layout import Item, Layout, Slices
+from stochseg.data.folder_rows import Recipe
 from stochseg.data.folder_scan import Facts, ImageFacts, as_colours
 from stochseg.data.map_files import suffix_of
-from stochseg.data.pixel_files import DICOM, NIFTI, parse_window
+from stochseg.data.pixel_files import DICOM, NIFTI, Windows, parse_window
 from stochseg.data.splits import SPLIT_NAMES, split_by_group
 from stochseg.errors import InputError
 from stochseg.wording import counted, some
@@ -59,7 +59,7 @@ def make_plan(
     fit: Fit,
     window: str,
     axis: int,
-    slices: str,
+    slices: Slices,
     shares: Mapping[str, float],
     seed: int,
 ) -> Plan:
@@ -98,7 +98,7 @@ def make_plan(
         "split": plan.splits,
         "raters": layout.raters,
         "fit": fit if any(image.size != target for image in images) else None,
-        "window": list(recipe.window) if isinstance(recipe.window, tuple) else recipe.window,
+        "windows": recipe.windows,
         "values": {info.name: table.values_of(n) for n, info in enumerate(table.classes)},
     }
     return plan
@@ -169,11 +169,13 @@ def _channels(images: Sequence[ImageFacts], mistakes: list[str]) -> int:
 
 def _windows(text: str, images: Sequence[ImageFacts]) -> Windows:
     if text in ("image", "file"):
-        return text
+        return "image" if text == "image" else "file"
     if text == "auto":
-        if all(image.dtype == "uint8" for image in images):
+        deep = [image.spread for image in images if image.dtype != "uint8"]
+        if not deep:
             return None
-        return min(image.spread[0] for image in images), max(image.spread[1] for image in images)
+        low, high = min(low for low, _ in deep), max(high for _, high in deep)
+        return low, high if high > low else low + 1
     return parse_window(text, ", or auto, image or file")
 
 
@@ -245,13 +247,13 @@ def _check_across(
             plan.mistakes.append(
                 f"{one.image[0]} in {a} and {item.image[0]} in {b} hold the same picture; keep one of them"
             )
-        else:
+        elif a and a == b:
             together.append(f"{item.name} is {one.name}")
     if together:
         plan.remarks.append(f"the same picture under two names, always in one split: {some(together)}")
 
 
-def _entry(item: Item, image: ImageFacts, facts: Facts, split: str, plan: Plan, slices: str) -> Entry:
+def _entry(item: Item, image: ImageFacts, facts: Facts, split: str, plan: Plan, slices: Slices) -> Entry:
     recipe = plan.recipe
     starts = places(image.size, recipe.size, recipe.fit)
     volume = len(image.hashes) > 1 or len(item.image) > 1 or suffix_of(item.image[0]) in NIFTI
@@ -315,12 +317,12 @@ def _remarks(plan: Plan) -> list[str]:
             "every image is a group of its own; images of one patient must not be in two splits: put them into a folder a "
             "patient, or give a CSV with the columns image,group"
         )
-    if isinstance(plan.recipe.window, tuple):
-        low, high = plan.recipe.window
+    if isinstance(plan.recipe.windows, tuple):
+        low, high = plan.recipe.windows
         deep = [one.image for one in plan.facts if one.image]
         if any(image.low < low or image.high > high for image in deep):
             remarks.append(f"values below {low:g} become black, above {high:g} white; --window LOW,HIGH sets this")
-    if plan.recipe.window == "file":
+    if plan.recipe.windows == "file":
         without = sum(one.image is not None and one.image.window is None for one in plan.facts)
         if without:
             remarks.append(f"{counted(without, 'image')} name no window: 0.5 to 99.5 % of their own values are taken")
@@ -328,6 +330,6 @@ def _remarks(plan: Plan) -> list[str]:
     h, w = plan.recipe.size
     if plan.recipe.fit == "resize" and w and any(abs(a - h / w) > 0.02 for a in aspects):
         remarks.append("resizing changes the shape of images: their height to width is not that of --size")
-    if any(suffix_of(item.image[0]) in DICOM for item in plan.layout.items) and isinstance(plan.recipe.window, tuple):
+    if any(suffix_of(item.image[0]) in DICOM for item in plan.layout.items) and isinstance(plan.recipe.windows, tuple):
         remarks.append("values of DICOM are those after rescale slope and intercept (Hounsfield units of CT)")
     return remarks

@@ -13,20 +13,17 @@ from stochseg.data.folder_classes import ClassTable, packed
 from stochseg.data.folder_fit import Fit, Size, cut, resized, resized_label
 from stochseg.data.folder_layout import Item
 from stochseg.data.folder_scan import ImageFacts
-from stochseg.data.pixel_files import Window, grey_if_grey, read_label, read_pixels, to_bytes
+from stochseg.data.pixel_files import Windows, grey_if_grey, read_label, read_pixels, to_bytes, window_for
 from stochseg.data.store import MISSING_RATER
-
-Windows = Window | str | None
-"""How values become bytes: one window for all images, "image" or "file" for each image's own, None for bytes as they are."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to every image alike. window: see `Windows`; size: (h, w) of the rows."""
+    """What is done to every image alike. size: (h, w) of the rows."""
 
     axis: int
     channels: int
-    window: Windows
+    windows: Windows
     size: Size
     fit: Fit
     classes: ClassTable
@@ -45,22 +42,12 @@ class RowsOfItem:
     rows: tuple[tuple[int, int, tuple[int, int]], ...]
 
 
-def window_of(facts: ImageFacts, windows: Windows) -> Window | None:
-    """The window of one image; never empty."""
-    if windows is None:
-        return None
-    low, high = (
-        windows if not isinstance(windows, str) else (facts.window if windows == "file" else None) or facts.spread
-    )
-    return low, high if high > low else low + 1
-
-
 def write(task: RowsOfItem) -> int:
     """Fill the rows of an item; returns how many."""
     recipe, item = task.recipe, task.item
     pixels = read_pixels(item.image, recipe.axis)
     values = grey_if_grey(pixels.values) if task.facts.channels == 1 else pixels.values
-    window = window_of(task.facts, recipe.window)
+    window = window_for(pixels, recipe.windows)
     images, labels = _opened(task.images), _opened(task.labels)
     for row, s, place in task.rows:
         image = to_bytes(values[s], window)

@@ -13,18 +13,13 @@ from numpy.typing import NDArray
 
 from stochseg.data.folder_classes import packed
 from stochseg.data.folder_layout import Files, Item
-from stochseg.data.pixel_files import Pixels, Window, grey_if_grey, read_label, read_pixels
+from stochseg.data.pixel_files import Pixels, Window, grey_if_grey, read_label, read_pixels, spread
 from stochseg.errors import InputError
-
-QUANTILES = (0.005, 0.995)
-"""What lies beyond these in an image is left out of a window that is found automatically: a few pixels may be far off."""
-LOOKED_AT = 2**20
-"""Values of an image from which its quantiles are taken."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """size (h, w); spread: the quantiles; hashes: of the pixels of each slice, empty where all pixels are equal."""
+    """spread: what nearly all values lie in; hashes: of the pixels of each slice, empty where all pixels are equal."""
 
     size: tuple[int, int]
     channels: int
@@ -74,15 +69,13 @@ def scan(task: tuple[Item, int]) -> Facts:
 
 def _image(pixels: Pixels) -> ImageFacts:
     values = grey_if_grey(pixels.values)
-    some = values.reshape(-1)[:: max(1, values.size // LOOKED_AT)]
-    low, high = np.quantile(some, QUANTILES)
     return ImageFacts(
         pixels.size,
         values.shape[-1],
         str(values.dtype),
         float(values.min()),
         float(values.max()),
-        (float(low), float(high)),
+        spread(values),
         pixels.window,
         tuple(_hash(one) for one in values),
     )

@@ -78,7 +78,7 @@ def _store(plan: Plan) -> str:
     fits = {one.image.size for one in plan.facts if one.image} == {recipe.size}
     ways = {"crop": "cropped to the centre", "resize": "resized", "tiles": "cut into tiles"}
     how = "as they are" if fits else ways[recipe.fit]
-    window = recipe.window
+    window = recipe.windows
     if isinstance(window, tuple):
         values = f"values {window[0]:g} to {window[1]:g} become 0 to 255"
     elif window is None:

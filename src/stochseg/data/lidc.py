@@ -6,7 +6,7 @@ Medical Physics 38(2), 2011; CC BY 3.0.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from stochseg.data.archives import ARCHIVE_SUFFIXES
 from stochseg.data.download import download_bucket
@@ -103,7 +103,9 @@ def prepare_lidc(
     patients = {item.patient for item in found.slices}
     say(f"{place}: {found.kind}, {len(found.slices)} slices of {len(patients)} patients, split {rule}")
 
-    notes = {"source": found.kind, "split": rule, "limit": limit}
+    notes: dict[str, Any] = {"source": found.kind, "split": rule, "limit": limit}
+    if dicom is not None:
+        notes["windows"] = units
     with StoreWriter(
         out, classes=LESION_CLASSES, raters=found.raters, group_name="patient", notes=notes, overwrite=overwrite
     ) as writer:
