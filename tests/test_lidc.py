@@ -491,9 +491,9 @@ def test_damaged_npz(tmp_path: Path) -> None:
 def test_bad_arguments(tmp_path: Path) -> None:
     source = lay_out(tmp_path / "slices", slice_folders())
     out = tmp_path / "store"
-    with pytest.raises(InputError, match=r"one of --source PATH and --download is needed$"):
+    with pytest.raises(InputError, match=r"one of --source PATH, --dicom DIR and --download is needed$"):
         prepare_lidc(out)
-    with pytest.raises(InputError, match="needed, not both"):
+    with pytest.raises(InputError, match="needed, not several"):
         prepare_lidc(out, source, download=True)
     with pytest.raises(InputError, match=r"--source .*none: no such file or folder"):
         prepare_lidc(out, tmp_path / "none")

@@ -80,6 +80,15 @@ def prepare_lidc(given: list[str]) -> int:
     return _prepared(call(**_parse(parser, given)), "lidc")
 
 
+def prepare_folder(given: list[str]) -> int:
+    from stochseg.data.folder import prepare_folder as call
+
+    parser = _parser("stochseg prepare folder", "Make a store of images of your own with the labels of several raters.")
+    parser.add_function_arguments(call)
+    store = call(**_parse(parser, given))
+    return _prepared(store, "lidc --input.crop none") if store else SUCCESS
+
+
 def prepare_ambiguous(given: list[str]) -> int:
     from stochseg.data.ambiguous import prepare_ambiguous as call
 
@@ -345,6 +354,7 @@ def _bare_switches(parser: Any, given: list[str]) -> list[str]:
     """Let `--overwrite` stand for `--overwrite true`, none for null, and dashes in a flag for underscores: jsonargparse
     knows only the latter."""
     options = {o for a in parser._actions for o in a.option_strings}
+    given = _joined(given, options)
     switches = {o for a in parser._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
     spelled: list[str] = []
     for word, following in zip(given, [*given[1:], ""]):
@@ -357,13 +367,30 @@ def _bare_switches(parser: Any, given: list[str]) -> list[str]:
     return spelled
 
 
+def _joined(given: list[str], options: set[str]) -> list[str]:
+    """Let `--window -1000,400` stand for `--window=-1000,400`: a value that begins with a minus is taken for a flag.
+
+    >>> _joined(["--window", "-1000,400", "--seed", "1"], {"--window", "--seed"})
+    ['--window=-1000,400', '--seed', '1']
+    """
+    joined: list[str] = []
+    for word in given:
+        if re.match(r"-[\d.]", word) and joined and joined[-1] in options:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 BLACKBOX: dict[str, tuple[Command, str]] = {
     "import": (blackbox_import, "put predictions that any segmenter saved into a store"),
     "train": (blackbox_train, "train a segmenter with cross entropy"),
     "predict": (blackbox_predict, "put the predictions of a run into a store"),
 }
+
 SOURCES: dict[str, tuple[Command, str]] = {
     "lidc": (prepare_lidc, "LIDC-IDRI nodule slices: crops, archives, slice folders, the common pickle, or a .npz"),
+    "folder": (prepare_folder, "images of your own with the labels of several raters: folders or a CSV, any format"),
     "ambiguous": (prepare_ambiguous, "generated images with an exactly known distribution of answers"),
 }
 COMMANDS: dict[str, tuple[Command, str]] = {

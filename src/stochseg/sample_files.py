@@ -95,7 +95,7 @@ def sample_files(
     failed: dict[Path, InputError] = {}
     for file, folder in track(folders.items(), len(folders), "sampling"):
         try:
-            image = read_image(file, model.channels)
+            image = read_image(file, model.channels, model.windows)
             seen = answer(folder.name, _size(image))
         except InputError as error:
             if on_error == "stop":

@@ -4,6 +4,7 @@ Values are those that the file means: rescale slope and intercept are applied (H
 turned so that more is brighter, and colour comes as RGB.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,11 +42,26 @@ def read_series(files: Sequence[Path]) -> Series:
 
     Raises InputError for files that are no images, of different series or sizes, or two at one place.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of every departure from the standard, which is harmless here
+        try:
+            return _read_series(files)
+        except (ValueError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{files[0]}: its header is damaged ({error}); copy it again") from error
+
+
+def _read_series(files: Sequence[Path]) -> Series:
     sets = [open_dicom(file) for file in files]
     for file, one in zip(files, sets):
         if "PixelData" not in one or one.get("SOPClassUID") == SEGMENTATION:
-            what = "a segmentation" if one.get("SOPClassUID") == SEGMENTATION else one.get("Modality", "not an image")
-            raise InputError(f"{file}: is {what}, no image; leave it out of the images")
+            what = (
+                "segmentation"
+                if one.get("SOPClassUID") == SEGMENTATION
+                else f"file of modality {one.get('Modality', 'unknown')}"
+            )
+            raise InputError(f"{file}: a DICOM {what}, which is no image; leave it out of the images")
         if one.get("SeriesInstanceUID") != sets[0].get("SeriesInstanceUID"):
             raise InputError(f"{files[0]} and {file}: of two series; put each series into a folder of its own")
     if len(sets) > 1:

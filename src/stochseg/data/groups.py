@@ -1,6 +1,5 @@
 """Which images belong together, such as those of one patient: from a CSV file, or from the volumes that they are of."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stochseg.data.csv_files import read_rows
 from stochseg.data.predictions import MapFolder
 from stochseg.errors import InputError
 from stochseg.wording import some
@@ -41,25 +41,10 @@ def _keys(name: str, volume: str) -> list[str]:
 
 
 def _table(file: Path) -> dict[str, str]:
-    """Groups by image; columns are parted by commas or semicolons, and spaces around them do not count."""
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "is not there"
-        raise InputError(f"--groups {file}: {what}; give a text file with the columns image,group")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-        first = lines[0] if lines else ""
-        rows = list(
-            csv.reader(lines, delimiter="," if "," in first or ";" not in first else ";", skipinitialspace=True)
-        )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"--groups {file}: cannot be read as CSV ({error}); give a text file image,group") from error
-    columns = [cell.strip() for cell in rows[0]] if rows else []
-    if not {"image", "group"} <= set(columns):
-        raise InputError(f"--groups {file}: its first line is {first or 'empty'}; it must name the columns image,group")
+    """Groups by image."""
     table: dict[str, str] = {}
-    for row in rows[1:]:
-        cells = dict(zip(columns, (cell.strip() for cell in row)))
-        image, group = cells.get("image", ""), cells.get("group", "")
+    for _, cells in read_rows(file, "--groups", ("image", "group")):
+        image, group = cells["image"], cells["group"]
         if image and (not group or table.setdefault(image, group) != group):
             raise InputError(f"--groups {file}: image {image} has {'two groups' if group else 'no group'}; give it one")
     return table

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stochseg.data.pixel_files import grey_if_grey, read_pixels
+from stochseg.data.pixel_files import Windows, grey_if_grey, read_pixels, to_bytes, window_for
 from stochseg.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 DEEPEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+
 
 def list_images(given: Sequence[str | Path]) -> list[Path]:
     """The files that are meant by files, folders (the images right inside, sorted) and patterns such as `scans/*.png`.
@@ -50,18 +51,20 @@ def _is_seen(file: Path) -> bool:
     return file.is_file() and not file.name.startswith(".")
 
 
-def read_image(file: Path, channels: int) -> Tensor:
+def read_image(file: Path, channels: int, windows: Windows = None) -> Tensor:
     """An image as a model of this many channels takes it: float32 [c h w] in [-1, 1].
 
     PNG, JPEG and TIFF, grey or colour; NPY [h w] or [h w c]. 8 and 16 bits count from 0 to their largest value, floats
     (NPY) from 0 to 1; colour of 16 bits is read with 8. Photographs are turned as their EXIF note says. Colour whose
     channels are equal counts as grey; a grey image has c = 1, and models of three channels repeat it themselves.
+    windows: how the images of the model's training became bytes, where they were not.
     Raises InputError, which names the file, for damage, transparency, several pages, or channels that do not fit.
     """
-    pages = read_pixels([file]).values
-    if len(pages) > 1:
-        raise InputError(f"{file}: holds {len(pages)} pages; save each as an image of its own")
-    pixels = _checked(pages[0], file)
+    read = read_pixels([file])
+    if len(read.values) > 1:
+        raise InputError(f"{file}: holds {len(read.values)} pages; save each as an image of its own")
+    window = window_for(read, windows)
+    pixels = _checked(read.values[0], file) if window is None else to_bytes(read.values[0], window)
     if channels == 1:
         pixels = grey_if_grey(pixels)
     if pixels.shape[2] != channels and (pixels.shape[2], channels) != (1, 3):

@@ -6,12 +6,13 @@ Medical Physics 38(2), 2011; CC BY 3.0.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from stochseg.data.archives import ARCHIVE_SUFFIXES
 from stochseg.data.download import download_bucket
 from stochseg.data.lidc_arrays import read_npz, read_pickle
 from stochseg.data.lidc_files import RATERS, find_files
+from stochseg.data.pixel_files import Window, parse_window
 from stochseg.data.reading import check_regular
 from stochseg.data.splits import SPLIT_NAMES, parse_shares, split_by_group
 from stochseg.data.store import LESION_CLASSES, MISSING_RATER, Split, StoreWriter
@@ -52,6 +53,9 @@ def prepare_lidc(
     out: Path,
     source: Path | None = None,
     download: bool = False,
+    dicom: Path | None = None,
+    size: int = 128,
+    window: str = "-1000,400",
     cache: Path | None = None,
     splits: str = "60/20/20",
     seed: int = 0,
@@ -61,12 +65,16 @@ def prepare_lidc(
     """Make a store of LIDC-IDRI slices.
 
     Reads the crops of the Hierarchical Probabilistic U-Net (folders or archives), slice folders
-    (PATIENT/nodule-N/images and mask-0 to mask-3), data_lidc.pickle, or an .npz with images and labels.
+    (PATIENT/nodule-N/images and mask-0 to mask-3), data_lidc.pickle, an .npz with images and labels, or with --dicom the
+    CT series and XML readings themselves.
 
     Args:
         out: The store to make.
         source: HPU-Net crops (folders or archives), slice folders, data_lidc.pickle or an .npz; recognised by content.
         download: Fetch the crops from their public bucket instead of reading a source.
+        dicom: Folder with the DICOM series of The Cancer Imaging Archive and, anywhere in it, their XML readings.
+        size: Side of the squares that are cut around nodules of --dicom, in pixels of the scan.
+        window: Hounsfield units of --dicom that become black and white.
         cache: Where downloads are kept. Default: lidc_crops beside the store.
         splits: Shares of the patients for train/val/test, used only where the source has no splits of its own.
         seed: Decides which patients go to which split, where the source has no splits of its own.
@@ -77,19 +85,27 @@ def prepare_lidc(
     shares = parse_shares(splits)
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: at least 1 is needed")
-    if (source is None) != download:
-        raise InputError("one of --source PATH and --download is needed" + (", not both" if download else ""))
+    ways = [source is not None, download, dicom is not None]
+    if sum(ways) != 1:
+        more = ", not several" if any(ways) else ""
+        raise InputError(f"one of --source PATH, --dicom DIR and --download is needed{more}")
+    if size < 1:
+        raise InputError(f"--size {size}: at least 1 is needed")
+    units = parse_window(window)
     # Made here only for its check that `out` may be written, before long work begins.
     StoreWriter(out, classes=LESION_CLASSES, raters=RATERS, overwrite=overwrite)
-    if source is None:
+    if download:
         source = cache or out.parent / "lidc_crops"
         download_bucket(BUCKET, PREFIX, source)
-    found = _open(Path(source))
+    place = Path(dicom or source or "")
+    found = _open(place) if dicom is None else _open_dicom(place, size, units)
     split_of, rule = _split(found.slices, shares, f"by patient, seed {seed}, shares {splits}", seed)
     patients = {item.patient for item in found.slices}
-    say(f"{source}: {found.kind}, {len(found.slices)} slices of {len(patients)} patients, split {rule}")
+    say(f"{place}: {found.kind}, {len(found.slices)} slices of {len(patients)} patients, split {rule}")
 
-    notes = {"source": found.kind, "split": rule, "limit": limit}
+    notes: dict[str, Any] = {"source": found.kind, "split": rule, "limit": limit}
+    if dicom is not None:
+        notes["windows"] = units
     with StoreWriter(
         out, classes=LESION_CLASSES, raters=found.raters, group_name="patient", notes=notes, overwrite=overwrite
     ) as writer:
@@ -122,6 +138,12 @@ def _open(source: Path) -> Source:
             f"{' '.join(ARCHIVE_SUFFIXES)}, data_lidc.pickle, or .npz; see `stochseg prepare lidc --help`"
         )
     return _READERS[files[0].suffix](files[0])
+
+
+def _open_dicom(folder: Path, size: int, window: Window) -> Source:
+    from stochseg.data.lidc_dicom import find_dicom  # its libraries take a while to load
+
+    return find_dicom(folder, size, window)
 
 
 _READERS: dict[str, Callable[[Path], Source]] = {

@@ -40,16 +40,16 @@ def read_picture(file: Path, indices: bool = False) -> NDArray[Any]:
                     "cut it into parts"
                 )
             step = _grey_step(file, picture) if indices else 1
-            pages = [_page(page, file, indices) // step for page in ImageSequence.Iterator(picture)]
+            read = [_page(page, file, indices) // step for page in ImageSequence.Iterator(picture)]
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{file}: not readable as {', '.join(FORMATS)} ({error}); copy it again, or convert it"
         ) from error
-    if any(page.shape != pages[0].shape for page in pages):
+    if any(page.shape != read[0].shape for page in read):
         raise InputError(f"{file}: its pages differ in size or colour; save each as an image of its own")
-    return np.stack(pages)
+    return np.stack(read)
 
 
 def _grey_step(file: Path, picture: Image.Image) -> int:

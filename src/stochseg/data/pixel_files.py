@@ -8,7 +8,7 @@ DICOM                   dicom_files.py, one file or a series   needs the extra `
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,12 @@ LOSSY = (".jpg", ".jpeg")
 COLOURS = 3
 
 Window = tuple[float, float]
+Windows = Window | Literal["image", "file"] | None
+"""How values become bytes: by one window for all images, or each by its own; None where all are bytes already."""
+QUANTILES = (0.005, 0.995)
+"""What lies beyond these in an image is left out of a window that is found automatically: a few pixels may be far off."""
+LOOKED_AT = 2**20
+"""Values of an image from which its quantiles are taken."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,46 @@ def to_bytes(values: NDArray[Any], window: Window | None) -> NDArray[np.uint8]:
     scaled -= low
     scaled *= 255 / (high - low)
     return np.rint(scaled.clip(0, 255, out=scaled), out=scaled).astype(np.uint8)
+
+
+def spread(values: NDArray[Any]) -> Window:
+    """What nearly all values of an image lie in, of a spread of them."""
+    low, high = np.quantile(values.reshape(-1)[:: max(1, values.size // LOOKED_AT)], QUANTILES)
+    return float(low), float(high)
+
+
+def window_for(pixels: Pixels, windows: Windows) -> Window | None:
+    """The window of one image, for `to_bytes`; None where its bytes are kept.
+
+    Bytes are kept too where the window reaches beyond what a byte can hold, since it cannot be meant for them.
+    """
+    if windows is None:
+        return None
+    if isinstance(windows, str):
+        low, high = (pixels.window if windows == "file" else None) or spread(pixels.values)
+        return low, high if high > low else low + 1
+    beyond = windows[0] < 0 or windows[1] > 255
+    return None if beyond and pixels.values.dtype == np.uint8 else windows
+
+
+def as_windows(noted: Any) -> Windows:
+    """Windows as they are noted in JSON; InputError for anything else."""
+    if isinstance(noted, list | tuple) and len(noted) == 2 and noted[0] < noted[1]:
+        return float(noted[0]), float(noted[1])
+    if noted in ("image", "file", None):
+        return noted  # type: ignore[no-any-return]
+    raise InputError(f"window {noted}: two numbers, image, file or none are known; prepare the store again")
+
+
+def parse_window(text: str, others: str = "") -> Window:
+    """LOW,HIGH as numbers; InputError names the flag --window, and what else it takes."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high < float("inf"):
+        raise InputError(f"--window {text}: give LOW,HIGH such as -1000,400{others}")
+    return low, high
 
 
 def _read_nifti(file: Path, axis: int) -> tuple[NDArray[Any], NDArray[np.float64]]:

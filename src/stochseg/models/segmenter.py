@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from stochseg.data.pixel_files import Windows, as_windows
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.models.calibrated import Calibrated, Coverage, forget_calibrated, read_calibrated
@@ -67,6 +68,8 @@ class Segmenter(ABC):
         if len(self.classes) < 2:
             raise InputError(f"classes {len(self.classes)}: a segmentation needs at least 2")
         self.channels, self.size, self.precision = channels, size, precision
+        self.windows: Windows = None
+        """How images became the bytes that it was trained on, where they were of more bits."""
         self.calibrated: Calibrated | None = None
 
     @property
@@ -205,7 +208,7 @@ class Segmenter(ABC):
             "channels": self.channels,
             "size": list(self.size),
             "classes": [asdict(c) for c in self.classes],
-        }
+        } | ({} if self.windows is None else {"windows": self.windows})
 
     @classmethod
     def load(
@@ -236,6 +239,7 @@ class Segmenter(ABC):
                 raise InputError(f"{file}: is of the method {kind.method}; load it with {kind.__name__}.load")
             try:
                 model = kind.from_facts(facts, precision, calibration)
+                model.windows = as_windows(facts.get("windows"))
             except InputError as error:
                 raise InputError(f"{file}: {error}") from error
         except InputError:

@@ -12,6 +12,7 @@ import yaml
 from stochseg.baselines.baseline import Baseline
 from stochseg.config import BUDGETS, Config, to_plain
 from stochseg.data.batches import check_blackbox, check_crop
+from stochseg.data.pixel_files import as_windows
 from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import get_convention
@@ -70,6 +71,7 @@ def train(
         if isinstance(model, CAR):
             _check_discriminator(model, settings, size)
         model.size = size
+    trained.windows = as_windows(store.notes.get("windows"))
     for checked in (split, judged_on):
         check_blackbox(checked, settings.input.blackbox)
     trained.to(resolve_device(settings.device))
