@@ -342,6 +342,7 @@ def test_a_network_of_ours_fills_the_store_and_a_model_goes_on_top(
     err = done("blackbox", "train", "--data", data, "--out", box, "--steps", 30, "--baseline.widths", "[8,16]", *small)
     assert f"stochseg blackbox predict {box} --data {data}" in err
     assert json.loads((box / "model/config.json").read_text())["method"] == "deterministic"
+    assert "class_flips: false" in (box / "config.yaml").read_text()
     assert "stochseg blackbox train sets it to deterministic" in refused(
         capsys, "blackbox", "train", "--data", data, "--method", "ssn"
     )

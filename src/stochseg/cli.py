@@ -142,7 +142,7 @@ def blackbox(given: list[str]) -> int:
 
 def blackbox_train(given: list[str]) -> int:
     text = "Train a segmenter with cross entropy, for `stochseg blackbox predict`. Classes that flip are trained unflipped."
-    fixed = {"method": "deterministic", "input.blackbox": False}
+    fixed = {"method": "deterministic", "input.blackbox": False, "input.class_flips": False}
     run, data = _train("stochseg blackbox train", text, given, "blackbox", **fixed)
     say(f"done: {run}; put its predictions into the store with `stochseg blackbox predict {run} --data {data}`")
     return SUCCESS

@@ -31,6 +31,8 @@ class InputConfig:
     """Repeat grey images to three channels, as the official code does (and ImageNet weights want)."""
     blackbox: bool = False
     """The calibration network also sees what a given segmenter says: predictions in the store (`stochseg blackbox`)."""
+    class_flips: bool = True
+    """Train on flips drawn afresh where the store says that classes flip; a black box is trained on labels as they are."""
 
     def __post_init__(self) -> None:
         _require(self.crop is None or self.crop >= 16, "input.crop", self.crop, "at least 16 pixels")
