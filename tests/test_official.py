@@ -142,6 +142,23 @@ def test_cityscapes_networks_give_the_official_outputs(tmp_path: Path, calibrati
     assert difference(score, expected["score"]) < TOLERANCE
 
 
+def test_a_cityscapes_run_asks_for_the_black_box(tmp_path: Path) -> None:
+    file = write(tmp_path / "CS_CAR_Model.pickle", checkpoint("cityscapes", "prior"))
+    run = str(tmp_path / "run")
+    assert main(["import-official", str(file), "--dataset", "cityscapes", "--out", run]) == 0
+    model = CAR.load(run)
+    assert model.needs_blackbox
+    expected = np.load(PARITY / "nets_cityscapes.npz")
+    x, z = torch.from_numpy(expected["x"]), torch.from_numpy(expected["z"]).transpose(0, 1)
+    q = model.probabilities(x, torch.from_numpy(expected["bb"]).long())
+    logits = torch.from_numpy(expected["logits"])
+    assert difference(q[..., ::4, ::4], logits.softmax(1).numpy()) < TOLERANCE
+    samples = model.refine(x, q, z)
+    assert difference(samples.transpose(0, 1)[..., ::4, ::4], expected["samples"]) < TOLERANCE
+    with pytest.raises(InputError, match="black box"):
+        model.sample(x, n=2)
+
+
 def refused(tmp_path: Path, states: Mapping[str, Any], dataset: Dataset = "cityscapes", **more: Any) -> str:
     file = write(tmp_path / "model.pickle", states)
     with pytest.raises(InputError) as caught:

@@ -58,7 +58,7 @@ DISCRIMINATOR = DiscriminatorConfig(net="pixel", width=64)
 def import_official(file: str | Path, dataset: Dataset, out: str | Path, discriminator: bool = True) -> Path:
     """Write a run of a checkpoint of the official code, published or saved by a run of one's own; returns the run.
 
-    Nothing of the file is executed. Raises InputError that lists each key, shape and type that does not fit.
+    Nothing of the file is executed. On Cityscapes the model asks for the black box's answer beside each image. Raises InputError that lists each key, shape and type that does not fit.
 
     Args:
         file: the checkpoint, such as LIDC_CAR_Model.pickle.
@@ -67,8 +67,6 @@ def import_official(file: str | Path, dataset: Dataset, out: str | Path, discrim
         discriminator: take the discriminator too; false leaves it out, where a run had another one or none.
     """
     file, out = Path(file), Path(out)
-    if dataset == "cityscapes":
-        raise InputError("--dataset cityscapes: models over a black box are not in this version")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is not empty; choose another directory")
     check_writable(out, f"--out {out}")
@@ -76,12 +74,13 @@ def import_official(file: str | Path, dataset: Dataset, out: str | Path, discrim
     networks = official_networks(file, dataset, states)
     one = OFFICIAL[dataset]
     model = CAR(
-        LESION_CLASSES,
+        LESION_CLASSES if dataset == "lidc" else one.classes,
         CHANNELS,
         _size(dataset, states),
         one.calibration,
         _refinement(dataset, states),
         DISCRIMINATOR if discriminator else None,
+        blackbox="saved" if one.blackbox else None,
     )
     model.networks.load_state_dict(networks.state_dict())
     partial = out / "model.partial"
