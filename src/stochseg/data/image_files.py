@@ -16,6 +16,7 @@ from stochseg.errors import InputError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 DEEPEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
+
 def list_images(given: Sequence[str | Path]) -> list[Path]:
     """The files that are meant by files, folders (the images right inside, sorted) and patterns such as `scans/*.png`.
 

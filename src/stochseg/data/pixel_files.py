@@ -1,8 +1,8 @@
 """One image or label file in any format as an array with its place in space; nothing is scaled, guessed or cropped.
 
-    PNG, JPEG, TIFF, NPY    picture_files.py
-    NIfTI                   slices along an axis of choice        needs the extra `medical`
-    DICOM                   dicom_files.py, one file or a series   needs the extra `medical`
+PNG, JPEG, TIFF, NPY    picture_files.py
+NIfTI                   slices along an axis of choice        needs the extra `medical`
+DICOM                   dicom_files.py, one file or a series   needs the extra `medical`
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,9 @@ def read_label(files: Sequence[Path], image: Pixels, axis: int = 2) -> NDArray[A
     found = Pixels(read_picture(file, indices=True)) if suffix in PICTURES else read_pixels(files, axis)
     values = found.values
     if values.shape[:3] != image.values.shape[:3]:
-        raise InputError(f"{file}: {_shape_of(values)}, its image has {_shape_of(image.values)}; label the image as it is")
+        raise InputError(
+            f"{file}: {_shape_of(values)}, its image has {_shape_of(image.values)}; label the image as it is"
+        )
     if suffix in NIFTI and image.uids:
         raise InputError(f"{file}: a NIfTI label of a DICOM image, whose axes differ; convert both to one format")
     if found.affine is not None and image.affine is not None and np.abs(found.affine - image.affine).max() > 1e-3:
@@ -136,7 +138,9 @@ def _read_nifti(file: Path, axis: int) -> tuple[NDArray[Any], NDArray[np.float64
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
     if not 2 <= len(shape) <= 3 or 0 in shape or image.get_data_dtype().kind not in "biuf":
-        raise InputError(f"{file}: NIfTI of {image.get_data_dtype()} and shape {list(image.shape)}; [h w slices] is read")
+        raise InputError(
+            f"{file}: NIfTI of {image.get_data_dtype()} and shape {list(image.shape)}; [h w slices] is read"
+        )
     check_bytes(int(np.prod(shape, dtype=object)) * image.get_data_dtype().itemsize, file)
     try:
         array = np.asanyarray(image.dataobj).reshape(shape + (1,) * (3 - len(shape)))
