@@ -1,5 +1,6 @@
 """Batches: joint, seeded, and a function of the step alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from stochseg.config import InputConfig
-from stochseg.data.batches import Batches, augment, in_order, read_rows, warp
-from stochseg.data.store import open_store
+from stochseg.data.batches import Batches, augment, centre_crop_for, in_order, read_rows, warp
+from stochseg.data.class_flips import draw_flips, flip_classes
+from stochseg.data.store import ClassInfo, StoreWriter, open_store
 from stochseg.errors import InputError
 
 ALL = InputConfig(crop=None, flips="both", turns=True, intensity=0.2)
@@ -130,3 +132,103 @@ def test_a_warp_by_nothing_is_the_centre_crop(tiny_store: Path) -> None:
     expected = read_rows(split, np.arange(4), config, None)
     torch.testing.assert_close(warped[0], expected[0], atol=1e-5, rtol=0)
     assert torch.equal(warped[1], expected[1])
+
+
+FLIPS = [(1, 3, 8 / 17), (2, 4, 5 / 17)]
+
+
+@pytest.fixture(scope="module")
+def flipping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stripes of classes 0, 1, 2, of which 1 and 2 flip into 3 and 4: 40 images of 16x24, one label each."""
+    path = tmp_path_factory.mktemp("store") / "flipping"
+    classes = [ClassInfo(str(i), (i, i, i)) for i in range(5)]
+    with StoreWriter(path, classes=classes, raters=1, flips=FLIPS) as writer:
+        split = writer.add_split("train", [str(i) for i in range(40)], ["one"] * 40, (16, 24, 3), "made")
+        split.labels[:] = np.arange(24) // 8
+        split.images[:] = (np.arange(24) // 8 * 100)[:, None]
+    return path
+
+
+def test_flips_are_drawn_afresh_for_whole_images_and_independently(flipping: Path) -> None:
+    store = open_store(flipping)
+    still = InputConfig(crop=None, flips="none", turns=False, intensity=0, label_draws=3)
+    batches = Batches(store.split("train"), 40, still, seed=5, flips=store.flips)
+    labels = torch.cat([batches.at(step).labels for step in range(60)])  # [2400 3 16 24]
+    assert torch.equal(labels[:40], Batches(store.split("train"), 40, still, 5, store.flips).at(0).labels)
+    stripes = labels.view(-1, 3, 16, 3, 8)
+    assert (stripes == stripes[:, :, :1, :, :1]).all()  # the whole image takes one side
+    side = stripes[:, :, 0, 1:, 0] >= 3  # [2400 3 draws 2 flips]
+    n = side[..., 0].numel()
+    assert (stripes[:, :, 0, 0, 0] == 0).all()
+    for i, (_, target, p) in enumerate(FLIPS):
+        assert set(stripes[:, :, 0, 1 + i, 0].unique().tolist()) == {1 + i, target}
+        assert abs(side[..., i].double().mean() - p) < 4 * (p * (1 - p) / n) ** 0.5
+    together = (side[..., 0] & side[..., 1]).double().mean()
+    p = FLIPS[0][2] * FLIPS[1][2]
+    assert abs(together - p) < 4 * (p * (1 - p) / n) ** 0.5
+    alike = (side[:, 0] & side[:, 1]).double().mean(0)  # draws of one image are independent too
+    for i, (_, _, p) in enumerate(FLIPS):
+        assert abs(alike[i] - p**2) < 4 * (p**2 * (1 - p**2) / 2400) ** 0.5
+    assert (np.array(store.split("train").labels) < 3).all()  # those of the store stay as they are
+
+
+def test_draws_of_flips_change_nothing_else_of_a_batch(flipping: Path) -> None:
+    store = open_store(flipping)
+    config = InputConfig(crop=(16, 16), jitter=1, zoom=(0.5,), flips="both", intensity=0.2)
+    plain = Batches(store.split("train"), 8, config, seed=1).at(3)
+    flipped = Batches(store.split("train"), 8, config, 1, store.flips).at(3)
+    more = Batches(store.split("train"), 8, replace(config, label_draws=4), 1, store.flips).at(3)
+    assert torch.equal(plain.images, flipped.images)
+    assert torch.equal(plain.images, more.images)
+    undone = more.labels.clone()
+    for source, target, _ in FLIPS:
+        undone[undone == target] = source
+    assert torch.equal(undone, plain.labels.expand(-1, 4, -1, -1))
+
+
+def test_a_second_map_is_flipped_with_the_same_draws() -> None:
+    labels = torch.randint(3, (200, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    blackbox = labels[:, 0].roll(1, 0)
+    happens = draw_flips(FLIPS, 200, 1, torch.Generator().manual_seed(1))
+    flipped, other = flip_classes(labels, FLIPS, happens), flip_classes(blackbox[:, None], FLIPS, happens)[:, 0]
+    for i, (source, target, _) in enumerate(FLIPS):
+        there = happens[:, 0, i]
+        assert (flipped[there][labels[there] == source] == target).all()
+        assert (other[there][blackbox[there] == source] == target).all()
+        assert (other[~there] != target).all()
+    assert torch.equal(other == 0, blackbox == 0)
+
+
+def test_flips_need_one_label_an_image(tiny_store: Path) -> None:
+    with pytest.raises(InputError, match="has 2 raters and classes that flip"):
+        Batches(open_store(tiny_store).split("train"), 4, ALL, seed=0, flips=[(1, 0, 0.5)])
+
+
+def test_crops_need_not_be_square_and_are_enlarged_parts(flipping: Path) -> None:
+    split = open_store(flipping).split("train")
+    batch = Batches(split, 40, InputConfig(crop=(16, 20), turns=True, flips="none", intensity=0), seed=0).at(0)
+    assert batch.images.shape == (40, 3, 16, 20)
+    assert torch.equal(batch.labels[0, 0, 0], torch.arange(2, 22, dtype=torch.uint8) // 8)
+    zoomed = InputConfig(crop=None, zoom=(0.5,), jitter=1, flips="none", turns=False, intensity=0)
+    batches = [Batches(split, 40, zoomed, seed=0).at(step) for step in range(10)]
+    labels = torch.cat([b.labels for b in batches])[:, 0, 0]
+    whole = (labels == torch.arange(24) // 8).all(1)
+    assert 0.4 < whole.float().mean() < 0.6  # half of the images are as they are, the others half as wide
+    assert all(len(set(row.tolist())) <= 3 for row in labels[~whole])
+    starts = {tuple(row.tolist()) for row in labels[~whole]}
+    assert len(starts) > 8  # anywhere
+    images = torch.cat([b.images for b in batches])[:, 0, 0]
+    inner = (labels[:, 1:-1] == labels[:, 2:]) & (labels[:, 1:-1] == labels[:, :-2])
+    wanted = labels[:, 1:-1][inner] * 100 / 127.5 - 1
+    assert torch.allclose(images[:, 1:-1][inner], wanted, atol=1e-5)  # image and label move together
+
+
+def test_evaluation_takes_the_centre_of_what_training_saw(flipping: Path) -> None:
+    split = open_store(flipping).split("train")
+    assert centre_crop_for((16, 24), split) is None
+    assert centre_crop_for((16, 16), split) == (16, 16)
+    assert centre_crop_for((32, 16), split) is None
+    batch = next(iter(in_order(split, 4, (16, 16))))
+    assert (batch.labels == torch.arange(4, 20) // 8).all()
+    with pytest.raises(InputError, match=r"--input.crop \[16, 32\].*16x24; choose \[16, 24\] or less"):
+        Batches(split, 4, InputConfig(crop=(16, 32)), seed=0)

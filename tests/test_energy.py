@@ -418,3 +418,30 @@ def test_cross_entropy_of_the_empty_map_is_least_at_the_share_of_raters() -> Non
     losses = [float(empty_cross_entropy(p[None], one_hot_maps(labels, 3), weights, ignore=2)) for p in shares]
     assert float(shares[int(np.argmin(losses))]) == pytest.approx(2 / 3, abs=0.03)
     assert min(losses) == pytest.approx(-(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)), abs=0.01)
+
+
+def test_counted_present_and_ignored_pixels_are_those_maps_cut_out_by_hand() -> None:
+    s, y = soft_maps(3, 3, 5, 6, 6), soft_maps(3, 2, 5, 6, 6, seed=1)
+    present = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    ignored = torch.zeros(3, 6, 6, dtype=torch.bool)
+    ignored[:, :, :2] = True
+    got = energy_loss(s, y, smooth=0.5, counted=[3, 0], present=present, ignored=ignored)
+    for i, classes in enumerate(([3], [0], [0, 3])):  # no class present: all that are counted
+        maps = [torch.cat([torch.zeros_like(x[:, :, :1]), x[:, :, classes]], 2)[i : i + 1, ..., 2:] for x in (s, y)]
+        assert float(got[i]) == pytest.approx(float(energy_loss(*maps, smooth=0.5)), abs=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["minmax", "product", "dice"])
+def test_blocks_are_sums_of_their_pixels(kernel: Kernel) -> None:
+    """Sides of 5 pixels have blocks of 2, 2 and 1; on maps that are constant in blocks nothing changes, for min(s, y)."""
+    s, y = soft_maps(2, 3, 3, 5, 5), soft_maps(2, 2, 3, 5, 5, seed=1)
+    edges = [slice(0, 2), slice(2, 4), slice(4, 5)]
+    sums = [torch.stack([x[..., a, b].sum((-2, -1)) for a in edges for b in edges], -1)[..., None, :] for x in (s, y)]
+    assert torch.allclose(
+        energy_loss(s, y, kernel=kernel, block=2), energy_loss(*sums, torch.ones(2, 2), kernel=kernel), atol=1e-6
+    )
+    if kernel != "product":
+        large = [x.repeat_interleave(2, -1).repeat_interleave(2, -2) for x in (s, y)]
+        assert torch.allclose(
+            energy_loss(*large, kernel=kernel, block=2), energy_loss(*large, kernel=kernel), atol=1e-6
+        )

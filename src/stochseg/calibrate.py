@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from yaml import safe_load
 
-from stochseg.data.batches import Batch, centre_crop_for, in_order
+from stochseg.config import Crop
+from stochseg.data.batches import Batch, centre_crop_for, crop_size, in_order
 from stochseg.data.splits import split_by_group
 from stochseg.data.store import Split, open_store
 from stochseg.errors import InputError
@@ -54,7 +55,7 @@ class _Images:
 
     split: Split
     rows: list[int]
-    crop: int | None
+    crop: Crop
     ignore: int | None
     convention: str
     samples: int
@@ -154,7 +155,7 @@ def calibrate(
     earlier, model.calibrated = model.calibrated, None
     rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
     crop = centre_crop_for(model.size, chosen)
-    size = (chosen.images.shape[1], chosen.images.shape[2]) if crop is None else (crop, crop)
+    size = crop_size(crop, (chosen.images.shape[1], chosen.images.shape[2]))
     fit, held_out = (
         _Images(chosen, half, crop, store.ignore, store.convention, samples, seed, model.needs_blackbox)
         for half in _halves(chosen, rows, seed, store.group_name)

@@ -99,6 +99,14 @@ def prepare_ambiguous(given: list[str]) -> int:
     return _prepared(call(**_parse(parser, given)), "demo")
 
 
+def prepare_cityscapes(given: list[str]) -> int:
+    from stochseg.data.cityscapes import prepare_cityscapes as call
+
+    parser = _parser("stochseg prepare cityscapes", "Make a store of street scenes in the layout of Cityscapes.")
+    parser.add_function_arguments(call)
+    return _prepared(call(**_parse(parser, given)), "cityscapes")
+
+
 def _prepared(store: Path, preset: str) -> int:
     say(f"store ready: {store}; train on it with `stochseg train --config {preset} --data {store}`")
     return SUCCESS
@@ -391,6 +399,7 @@ BLACKBOX: dict[str, tuple[Command, str]] = {
 SOURCES: dict[str, tuple[Command, str]] = {
     "lidc": (prepare_lidc, "LIDC-IDRI nodule slices: crops, archives, slice folders, the common pickle, or a .npz"),
     "folder": (prepare_folder, "images of your own with the labels of several raters: folders or a CSV, any format"),
+    "cityscapes": (prepare_cityscapes, "Cityscapes, or street scenes in its layout, with classes that flip"),
     "ambiguous": (prepare_ambiguous, "generated images with an exactly known distribution of answers"),
 }
 COMMANDS: dict[str, tuple[Command, str]] = {

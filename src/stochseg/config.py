@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from stochseg.errors import InputError
 
+Crop = int | tuple[int, int] | None
+"""The side of a square, (h, w), or None for whole images."""
 BUDGETS = ("minutes", "steps", "epochs")
 
 
@@ -13,10 +15,18 @@ BUDGETS = ("minutes", "steps", "epochs")
 class InputConfig:
     """What of an image the networks see, and how training varies it."""
 
-    crop: int | None = 64
-    """Side of the square crop, in pixels; none keeps whole images. Evaluation takes the centre."""
+    crop: int | tuple[int, int] | None = 64
+    """The crop in pixels: the side of a square, or [height, width]; none keeps whole images. Evaluation takes the centre,
+    unless whole is set."""
     jitter: float = 0.0
     """How far a training crop may leave the centre, as a share of the room there is: 0 centre, 1 anywhere."""
+    whole: bool = False
+    """Validation and evaluation see whole images, whatever crop training sees."""
+    zoom: tuple[float, ...] = ()
+    """Shares of the crop's sides: for half of the training images a smaller crop, by a share drawn from these, is taken
+    and enlarged (paper on Cityscapes: .8, .9, .95). Where it lies, jitter says."""
+    label_draws: int = 1
+    """Where classes flip: how many labels with flips drawn afresh an image gives in a training step, as so many raters."""
     flips: Literal["none", "horizontal", "both"] = "both"
     """Mirror images and labels at random in training: left to right, or along both axes."""
     turns: bool = True
@@ -33,9 +43,20 @@ class InputConfig:
     """The calibration network also sees what a given segmenter says: predictions in the store (`stochseg blackbox`)."""
     class_flips: bool = True
     """Train on flips drawn afresh where the store says that classes flip; a black box is trained on labels as they are."""
+    flip_blackbox: bool = False
+    """In training, saved class ids of the black box flip together with the label (label_draws 1 only), as if it knew."""
 
     def __post_init__(self) -> None:
-        _require(self.crop is None or self.crop >= 16, "input.crop", self.crop, "at least 16 pixels")
+        sides = self.crop if isinstance(self.crop, tuple) else (self.crop or 16,)
+        _require(min(sides) >= 16, "input.crop", self.crop, "at least 16 pixels")
+        _require(all(0 < share <= 1 for share in self.zoom), "input.zoom", self.zoom, "shares above 0, up to 1")
+        _require(self.label_draws >= 1, "input.label_draws", self.label_draws, "at least 1")
+        _require(
+            not self.flip_blackbox or (self.blackbox and self.label_draws == 1),
+            "input.flip_blackbox",
+            True,
+            "false unless input.blackbox is true and input.label_draws 1",
+        )
         _require(0 <= self.jitter <= 1, "input.jitter", self.jitter, "from 0 to 1")
         _require(0 <= self.rotate <= 180, "input.rotate", self.rotate, "from 0 to 180 degrees")
         _require(0 <= self.scale < 1, "input.scale", self.scale, "at least 0 and below 1")
@@ -95,6 +116,9 @@ class RefinementConfig:
     """Film with patch above 1 only: z enters the first level too; without, training takes about a fifth more steps."""
     choice: bool = False
     """Film only: one number of z chooses, with a probability that is learned, whether anything is there at all."""
+    class_noise: bool = False
+    """Film only: z has a Gumbel number for each class, the same in the whole image, which is added to log q. All pixels then
+    draw their class together, each with the probabilities q: what classes that flip as a whole need."""
     dropout: float = 0.1
     """Paper only: dropout rate."""
 
@@ -102,7 +126,10 @@ class RefinementConfig:
         _require(len(self.widths) >= 2 and min(self.widths) > 0, "refinement.widths", self.widths, "two or more widths")
         _require(self.patch >= 1, "refinement.patch", self.patch, "at least 1")
         _require(self.latent >= 1, "refinement.latent", self.latent, "at least 1")
-        _require(self.net == "film" or not self.choice, "refinement.choice", self.choice, "false unless net is film")
+        for name in ("choice", "class_noise"):
+            _require(
+                self.net == "film" or not getattr(self, name), f"refinement.{name}", True, "false unless net is film"
+            )
         _require(self.width >= 1, "refinement.width", self.width, "at least 1")
         _require(0 <= self.dropout < 1, "refinement.dropout", self.dropout, "at least 0 and below 1")
 
@@ -178,11 +205,16 @@ class ObjectiveConfig:
     which sees of all maps of one area only their pixels' frequencies. crps: mean |s - y|, those of all maps."""
     smooth: float = 1.0
     """Pixels of overlap granted to every pair in the energy loss; no part of crps."""
+    block: int = 1
+    """Side of the blocks of pixels that are summed before the energy loss compares maps: less work, the same large shapes."""
     spread: float = 1.0
     """Weight of the samples' distance among themselves in the energy loss. 1 is unbiased; (m - 1) / m, at m = 16 0.9375,
     is what the GED of m samples rewards, a little less spread than the raters have."""
     marginal: float = 5.0
-    """Cross entropy of the samples' mean against the raters' mean."""
+    """How far the samples' mean is from the raters' mean."""
+    marginal_score: Literal["log", "brier"] = "log"
+    """log: cross entropy; of the mean of few samples it prefers soft maps to hard ones, the more the rarer they are. brier:
+    squared distance, estimated without that bias; what classes that flip as a whole need."""
     empty: float = 0.0
     """Cross entropy of the chosen P(empty) against the share of raters who mark nothing; no part without refinement.choice."""
     r1: float = 10.0
@@ -206,9 +238,16 @@ class ObjectiveConfig:
         ):
             _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
         _require(self.spread > 0, "objective.spread", self.spread, "above 0")
+        _require(self.block >= 1, "objective.block", self.block, "at least 1")
         _require(self.samples >= 1, "objective.samples", self.samples, "at least 1")
         _require(
             self.samples >= 2 or not self.energy, "objective.samples", self.samples, "at least 2 for the energy loss"
+        )
+        _require(
+            self.samples >= 2 or not self.marginal or self.marginal_score == "log",
+            "objective.samples",
+            self.samples,
+            "at least 2 for marginal_score brier",
         )
 
 
@@ -351,6 +390,17 @@ class Config:
         )
         sees = self.method == "car" and self.calibration.net != "none"
         what = f"method {self.method}" if self.method != "car" else "calibration.net none"
+        _require(
+            not (
+                self.input.whole
+                and self.input.crop
+                and self.objective.adversarial
+                and self.discriminator.net == "pixel"
+            ),
+            "input.whole",
+            True,
+            "false with discriminator.net pixel, which takes no other size than the crop's",
+        )
         _require(sees or not self.input.blackbox, "input.blackbox", True, f"false: {what} sees no black box")
 
 

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stochseg.data.batches import centre_crop_for, check_blackbox, in_order
+from stochseg.config import Crop
+from stochseg.data.batches import centre_crop_for, check_blackbox, crop_size, in_order
 from stochseg.data.store import Split, Store, label_fault, open_store
 from stochseg.errors import InputError, OnError
 from stochseg.metrics.areas import empty_counts
@@ -25,14 +26,17 @@ from stochseg.metrics.matching import check_counts
 from stochseg.metrics.modes import missed_mass, mode_total_variation, nearest_modes
 from stochseg.metrics.raters import raters_reference
 from stochseg.models.precision import resolve_device, resolve_precision
-from stochseg.models.segmenter import Segmenter
+from stochseg.models.segmenter import Segmenter, class_maps
 from stochseg.progress import say, track
 from stochseg.sampling.latents import Draws, latents
 from stochseg.scoring.scores import averages, calibration_errors, more_scores, score_maps
+from stochseg.scoring.streets import blackbox_right, flip_counts, flip_summary, iou_counts, iou_summary
 from stochseg.writable import check_writable
 
 Values = dict[str, NDArray[np.float64]]
 BATCH = 32
+PIXELS_AT_ONCE = 2**19
+"""Pixels of images that are scored at once, however large an image is."""
 EXAMPLES = 8
 BASELINES = ("all_empty", "argmax", "independent_pixels", "raters")
 
@@ -42,14 +46,16 @@ class Scores:
     """values: per image [N], by name; baselines: the same per trivial answer; reliability: of the marginals.
 
     reliability has an entry for each of "q" and "mean" (of the samples) with "top" and "foreground" (`Target`), and one
-    of P(empty), ("empty", "top"); bins: by name, what each image adds to the sums of "top", [N 3 bins]: counts,
-    confidence, accuracy.
+    of P(empty), ("empty", "top"). Where classes flip, none of them is a background, and "top" is all there is.
+    bins: by name, what each image adds to the sums of "top", [N 3 bins]: counts, confidence, accuracy. counts: what each
+    image of a store with one label an image adds to the scores of `scoring.streets`, [N ...].
     """
 
     values: Values
     baselines: dict[str, Values]
     reliability: dict[tuple[str, str], ReliabilityCounts]
     bins: dict[str, NDArray[np.float64]]
+    counts: Values
 
 
 def score_split(
@@ -58,7 +64,7 @@ def score_split(
     samples: int,
     convention: Convention,
     *,
-    crop: int | None,
+    crop: Crop,
     ignore: int | None = None,
     flips: Sequence[Flip] | None = None,
     seed: int = 0,
@@ -78,36 +84,52 @@ def score_split(
     trivial: dict[str, defaultdict[str, list[Tensor]]] = {name: defaultdict(list) for name in BASELINES}
     reliability: dict[tuple[str, str], ReliabilityCounts] = {}
     bins: defaultdict[str, list[Tensor]] = defaultdict(list)
-    batches: Iterable[Any] = in_order(split, BATCH, crop, chosen, model.needs_blackbox)
+    counts_found: defaultdict[str, list[Tensor]] = defaultdict(list)
+    h, w = crop_size(crop, (split.images.shape[1], split.images.shape[2]))
+    size = min(BATCH, max(1, PIXELS_AT_ONCE // (h * w)))
+    judged = bool(
+        full and flips and "blackbox" in split.extras
+    )  # a store's black box says where flips are to be counted
+    batches: Iterable[Any] = in_order(split, size, crop, chosen, model.needs_blackbox or judged)
     if progress:
-        batches = track(batches, -(-len(chosen) // BATCH), f"evaluating on {split.name}", "batches")
+        batches = track(batches, -(-len(chosen) // size), f"evaluating on {split.name}", "batches")
     done = 0
     for batch in batches:
         numbers = chosen[done : done + len(batch.images)]
         done += len(numbers)
-        q = model.probabilities(batch.images, batch.blackbox).cpu()
+        seen = batch.blackbox if model.needs_blackbox else None
+        q = model.probabilities(batch.images, seen).cpu()
         z = latents(seed, numbers, samples, model.latent, draws)
-        maps = model.sample(batch.images, z=z, blackbox=batch.blackbox).cpu()
+        maps = model.sample(batch.images, z=z, blackbox=seen).cpu()
 
         def score(answers: Tensor, labels: Tensor = batch.labels) -> dict[str, Tensor]:
             return score_maps(answers, labels, k, convention, ignore, flips)
 
         _add(found, score(maps))
-        _add(found, more_scores(maps, batch.labels, k, ignore) if full else {})
-        for name, marginals in (("q", q), ("mean", class_frequencies(maps, k))):
-            each = reliability_counts(marginals, batch.labels, ignore=ignore, per_image=True)
+        _add(found, more_scores(maps, batch.labels, k, ignore, flips) if full else {})
+        mean = class_frequencies(maps, k)
+        for name, marginals in (("q", q), ("mean", mean)):
+            each = reliability_counts(marginals, batch.labels, ignore=ignore, per_image=True, flips=flips)
             bins[name].append(torch.stack([each.counts, each.confidence, each.accuracy], 1))
-            whole = reliability_counts(marginals, batch.labels, target="foreground", ignore=ignore)
-            for target, counts in (("top", each.sum()), ("foreground", whole)):
+            sums = {"top": each.sum()}
+            if not flips:  # where classes flip, the first one is no background
+                sums["foreground"] = reliability_counts(marginals, batch.labels, target="foreground", ignore=ignore)
+            for target, counts in sums.items():
                 before = reliability.get((name, target))
                 reliability[name, target] = counts if before is None else before + counts
-        if full:
+        if full and batch.labels.shape[1] == 1:
+            _add(counts_found, iou_counts(q, batch.labels, ignore, flips or ()))
+        if full and flips:
+            right = blackbox_right(batch.blackbox, batch.labels) if judged else None
+            _add(counts_found, flip_counts(q, mean, maps, batch.labels, flips, ignore, right))
+        if full and not flips:
             each = empty_counts(maps, batch.labels, k, ignore=ignore, per_image=True)
             bins["empty"].append(torch.stack([each.counts, each.confidence, each.accuracy], 1))
             before = reliability.get(("empty", "top"))
             reliability["empty", "top"] = each.sum() if before is None else before + each.sum()
+        if full:
             same = (len(maps), samples, *maps.shape[2:])
-            empty, likeliest = torch.zeros_like(maps[:, :1]), q.argmax(1, keepdim=True).to(torch.uint8)
+            empty, likeliest = torch.zeros_like(maps[:, :1]), class_maps(q)[:, None]
             _add(trivial["all_empty"], score(empty.expand(same)))
             _add(trivial["argmax"], score(likeliest.expand(same)))
             _add(trivial["independent_pixels"], score(independent_pixels(q, samples, seed, numbers)))
@@ -126,6 +148,7 @@ def score_split(
         {name: _gather(v) for name, v in trivial.items() if v},
         reliability,
         {name: torch.cat(rows).double().numpy() for name, rows in bins.items()},
+        _gather(counts_found),
     )
 
 
@@ -137,13 +160,14 @@ def independent_pixels(q: Tensor, n: int, seed: int, numbers: Sequence[int]) -> 
     return (torch.from_numpy(draws)[:, :, None] >= steps).sum(2).to(torch.uint8).reshape(b, n, h, w)
 
 
-def modes_of(split: Split, numbers: Sequence[int], crop: int | None) -> tuple[Tensor, Tensor]:
+def modes_of(split: Split, numbers: Sequence[int], crop: Crop) -> tuple[Tensor, Tensor]:
     """Modes uint8 [b m h w] and their probabilities [b m] of images whose exact distribution a store holds."""
     maps = torch.from_numpy(np.stack([split.extras["modes"][i] for i in numbers]))
     p = torch.from_numpy(np.stack([split.extras["mode_probabilities"][i] for i in numbers])).double()
     h, w = maps.shape[-2:]
-    top, left = (h - (crop or h)) // 2, (w - (crop or w)) // 2
-    return maps[..., top : top + (crop or h), left : left + (crop or w)], p / p.sum(1, keepdim=True)
+    ch, cw = crop_size(crop, (h, w))
+    top, left = (h - ch) // 2, (w - cw) // 2
+    return maps[..., top : top + ch, left : left + cw], p / p.sum(1, keepdim=True)
 
 
 def draws_from_modes(modes: Tensor, probabilities: Tensor, n: int, seed: int, numbers: Sequence[int]) -> Tensor:
@@ -243,7 +267,13 @@ def evaluate(
     seconds = time.monotonic() - start
     store.check_unchanged()
     arrays: dict[str, NDArray[Any]] = {"ids": np.array(chosen.ids)[rows], "groups": np.array(chosen.groups)[rows]}
-    result = summary(scores, arrays["groups"]) | {
+    result = summary(scores, arrays["groups"])
+    if "overlaps" in scores.counts:
+        result |= iou_summary(scores.counts, store.classes, arrays["groups"])
+    if flips is not None:
+        right = "the black box" if "blackbox" in chosen.extras else "q"
+        result |= flip_summary(scores.counts, flips, store.classes, arrays["groups"], samples, right)
+    result |= {
         "split": split,
         "samples": samples,
         "draws": draws,
@@ -262,7 +292,7 @@ def evaluate(
         "store": store.path.name,
         "raters_per_image": store.raters,
     }
-    arrays |= scores.values
+    arrays |= scores.values | scores.counts
     arrays |= {f"{name}_{key}": value for name, values in scores.baselines.items() for key, value in values.items()}
     _write_arrays(folder / f"{name}_examples.npz", examples(model, chosen, scores, samples, crop, seed, rows, draws))
     _write_arrays(folder / f"{name}.npz", arrays)
@@ -296,21 +326,24 @@ def _write_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
 def summary(scores: Scores, groups: NDArray[Any]) -> dict[str, Any]:
     """Means, 95 % intervals over groups, calibration errors, and the baselines' means, as plain numbers."""
     result = {"hm_iou": None} | averages(scores.values, groups)  # a source may have no matched IoU
-    for (name, target), counts in scores.reliability.items():
+    several = len(np.unique(groups)) > 1
+    for name, target in scores.reliability:
         if target == "top":
-            result[f"ece_{name}"] = float(counts.error())
-            several = len(np.unique(groups)) > 1
+            result[f"ece_{name}"] = float(scores.reliability[name, target].error())
             result[f"ece_{name}_interval"] = (
                 list(bootstrap_totals_interval(scores.bins[name], groups, calibration_errors)) if several else None
             )
-        else:
-            confidence, frequency = counts.curve()
-            used = counts.counts > 0
-            result[f"reliability_{name}"] = {
-                "confidence": confidence[used].tolist(),
-                "frequency": frequency[used].tolist(),
-                "pixels": counts.counts[used].tolist(),
-            }
+    shown = "foreground" if ("q", "foreground") in scores.reliability else "top"
+    result["reliability_of"] = shown
+    for name in ("q", "mean"):
+        counts = scores.reliability[name, shown]
+        confidence, frequency = counts.curve()
+        used = counts.counts > 0
+        result[f"reliability_{name}"] = {
+            "confidence": confidence[used].tolist(),
+            "frequency": frequency[used].tolist(),
+            "pixels": counts.counts[used].tolist(),
+        }
     result["baselines"] = {
         name: {key: _mean(values[key]) for key in values if key != "raters_diversity"}
         for name, values in scores.baselines.items()
@@ -323,7 +356,7 @@ def examples(
     split: Split,
     scores: Scores,
     samples: int,
-    crop: int | None,
+    crop: Crop,
     seed: int,
     rows: Sequence[int],
     draws: Draws = "independent",

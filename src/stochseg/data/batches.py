@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stochseg.config import InputConfig
+from stochseg.config import Crop, InputConfig
+from stochseg.data.class_flips import draw_flips, flip_classes
 from stochseg.data.store import SOFT_STEPS, Split
 from stochseg.errors import InputError
 
@@ -36,13 +37,21 @@ class Batches:
 
     Every epoch is a new permutation of the split, seeded by (seed, epoch); the rest that does not fill a batch waits
     for another epoch. A split smaller than a batch is repeated within it. All raters are delivered, in random order.
+    Where classes flip, an image's one label gives `label_draws` labels with flips drawn afresh in each step.
     """
 
-    def __init__(self, split: Split, size: int, config: InputConfig, seed: int) -> None:
-        self.split, self.size, self.config, self.seed = split, size, config, seed
+    def __init__(
+        self, split: Split, size: int, config: InputConfig, seed: int, flips: Sequence[tuple[int, int, float]] = ()
+    ) -> None:
+        self.split, self.size, self.config, self.seed, self.flips = split, size, config, seed, flips
         self.per_epoch = max(1, len(split) // size)
         check_crop(split, config.crop)
         check_blackbox(split, config.blackbox)
+        if flips and split.labels.shape[1] != 1:
+            raise InputError(
+                f"split '{split.name}' has {split.labels.shape[1]} raters and classes that flip; flips are made of one label "
+                "an image: prepare the store with one"
+            )
 
     def epoch_of(self, step: int) -> int:
         return step // self.per_epoch
@@ -54,18 +63,33 @@ class Batches:
         return np.resize(order, max(self.size, len(order)))[index * self.size : (index + 1) * self.size]
 
     def at(self, step: int) -> Batch:
-        generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, 1]).integers(2**62)))
+        generator = self._generator(step, 1)
         rows, config = self.rows_at(step), self.config
         if config.rotate or config.scale:
             window = dataclasses.replace(config, crop=_window(self.split, config.crop))
             images, maps = warp(*read_rows(self.split, rows, window, generator), config, generator)
         else:
             images, maps = read_rows(self.split, rows, config, generator)
-        return augment(images, maps, self.config, generator, self.split.labels.shape[1])
+        batch = augment(images, maps, self.config, generator, self.split.labels.shape[1])
+        return self._flipped(batch, step) if self.flips else batch
+
+    def _flipped(self, batch: Batch, step: int) -> Batch:
+        """The batch with flips drawn afresh, made in the labels, and in the black box's ids where that is asked for."""
+        happens = draw_flips(self.flips, self.size, self.config.label_draws, self._generator(step, 4))
+        seen = batch.blackbox
+        if seen is not None and self.config.flip_blackbox:
+            if seen.ndim != 3:
+                raise InputError("--input.flip_blackbox true: takes class ids, the store holds probabilities; save ids")
+            seen = flip_classes(seen[:, None], self.flips, happens)[:, 0]
+        return dataclasses.replace(batch, labels=flip_classes(batch.labels, self.flips, happens), blackbox=seen)
+
+    def _generator(self, step: int, purpose: int) -> torch.Generator:
+        """One for each step and purpose, so that none depends on how much another draws."""
+        return torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, purpose]).integers(2**62)))
 
 
 def in_order(
-    split: Split, size: int, crop: int | None, rows: Sequence[int] | None = None, blackbox: bool = False
+    split: Split, size: int, crop: Crop, rows: Sequence[int] | None = None, blackbox: bool = False
 ) -> Iterator[Batch]:
     """The images of a split once, in order, centre-cropped, in batches of at most `size`; with its black box if asked."""
     check_crop(split, crop)
@@ -77,20 +101,25 @@ def in_order(
         yield Batch(images.mul_(2).sub_(1), *_apart(maps, split.labels.shape[1]))
 
 
-def centre_crop_for(size: tuple[int, int], split: Split) -> int | None:
+def centre_crop_for(size: tuple[int, int], split: Split) -> Crop:
     """The centre crop that gives a split's images the size (h, w) a model was trained at; None where there is none."""
     h, w = split.images.shape[1:3]
-    if (h, w) == size or size[0] != size[1] or min(h, w) < size[0]:
-        return None
-    return size[0]
+    return None if (h, w) == size or h < size[0] or w < size[1] else size
 
 
-def check_crop(split: Split, crop: int | None) -> None:
+def crop_size(crop: Crop, image: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of the crop of an image (h, w)."""
+    return image if crop is None else (crop, crop) if isinstance(crop, int) else crop
+
+
+def check_crop(split: Split, crop: Crop) -> None:
     """InputError where the images are smaller than the crop."""
     h, w = split.images.shape[1:3]
-    if crop is not None and crop > min(h, w):
+    ch, cw = crop_size(crop, (h, w))
+    if ch > h or cw > w:
+        wanted, most = (f"{crop}", f"{min(h, w)}") if isinstance(crop, int) else (f"[{ch}, {cw}]", f"[{h}, {w}]")
         raise InputError(
-            f"--input.crop {crop}: the images of split '{split.name}' are {h}x{w}; choose {min(h, w)} or less"
+            f"--input.crop {wanted}: the images of split '{split.name}' are {h}x{w}; choose {most} or less"
         )
 
 
@@ -109,18 +138,32 @@ def read_rows(
 ) -> tuple[Tensor, Tensor]:
     """Read and crop rows of a split: images float32 [b c h w] in [0, 1], and their maps uint8 [b r+p h w] (`planes`).
 
-    The crop is centred; with a generator it moves off the centre by up to config.jitter of the room there is.
+    The crop is centred; with a generator it moves off the centre by up to config.jitter of the room there is, and half
+    of the images show less than the crop, enlarged to its size, where config.zoom has shares.
     """
-    h, w = split.images.shape[1:3]
-    ch, cw = (config.crop or h), (config.crop or w)
-    room = np.array([h - ch, w - cw])
-    start = np.tile(room // 2, (len(rows), 1))
+    whole = (split.images.shape[1], split.images.shape[2])
+    size = crop_size(config.crop, whole)
+    windows = np.tile(size, (len(rows), 1))
+    if generator is not None and config.zoom:
+        share = torch.tensor(config.zoom)[torch.randint(len(config.zoom), (len(rows),), generator=generator)]
+        share = share.where(torch.rand(len(rows), generator=generator) < 0.5, 1.0)
+        windows = np.maximum(1, np.rint(windows * share.double().numpy()[:, None])).astype(int)
+    room = np.array(whole) - windows
+    start = room // 2
     if generator is not None and config.jitter and room.any():
         move = torch.rand(len(rows), 2, generator=generator).numpy() - 0.5
         start = np.rint(room / 2 + move * room * config.jitter).astype(int)
-    images = np.stack([split.images[i, t : t + ch, x : x + cw] for i, (t, x) in zip(rows, start)])
-    maps = np.stack([planes(split, i, slice(t, t + ch), slice(x, x + cw), config) for i, (t, x) in zip(rows, start)])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255), torch.from_numpy(maps)
+    images, maps = [], []
+    for i, (t, x), (wh, ww) in zip(rows, start, windows):
+        down, across = slice(t, t + wh), slice(x, x + ww)
+        image = torch.from_numpy(np.array(split.images[i, down, across])).permute(2, 0, 1).float()
+        of_image = torch.from_numpy(np.array(planes(split, i, down, across, config)))
+        if (wh, ww) != size:
+            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+            of_image = F.interpolate(of_image[None], size, mode="nearest-exact")[0]
+        images.append(image)
+        maps.append(of_image)
+    return torch.stack(images).div_(255), torch.stack(maps)
 
 
 def planes(split: Split, row: int, down: slice, across: slice, config: InputConfig) -> np.ndarray:
@@ -143,9 +186,11 @@ def _apart(maps: Tensor, raters: int) -> tuple[Tensor, Tensor | None]:
     return labels, seen[:, 0] if seen.shape[1] == 1 else seen.float().div_(SOFT_STEPS)
 
 
-def _window(split: Split, crop: int | None) -> int | None:
-    """Side of what is read for a crop that is rotated or shrunk: room for what comes in at its corners, if there is."""
-    return None if crop is None else min(*split.images.shape[1:3], math.ceil(1.5 * crop))
+def _window(split: Split, crop: Crop) -> Crop:
+    """What is read for a crop that is rotated or shrunk: room for what comes in at its corners, if there is."""
+    whole = (split.images.shape[1], split.images.shape[2])
+    h, w = (min(side, math.ceil(1.5 * wanted)) for side, wanted in zip(whole, crop_size(crop, whole)))
+    return None if crop is None else (h, w)
 
 
 def warp(images: Tensor, maps: Tensor, config: InputConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -155,7 +200,7 @@ def warp(images: Tensor, maps: Tensor, config: InputConfig, generator: torch.Gen
     an image, uniform up to config.rotate either way, log-uniform up to config.scale.
     """
     b, c, h, w = images.shape
-    ch, cw = (config.crop or h), (config.crop or w)
+    ch, cw = crop_size(config.crop, (h, w))
     angle, scale = torch.rand(2, b, generator=generator) * 2 - 1
     angle = angle * math.radians(config.rotate)
     scale = (scale * math.log1p(config.scale)).exp()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stochseg.data.archives import ArchiveFiles, Files, FolderFiles, is_archive
+from stochseg.data.cityscapes_classes import LABEL_IDS, VOID_LABEL_IDS
 from stochseg.data.map_files import png_values
 from stochseg.data.store import UNKNOWN
 from stochseg.errors import InputError
@@ -24,9 +25,8 @@ from stochseg.errors import InputError
 SUFFIXES = (".png", ".npy")
 PUBLISHED = "prior_preds"
 """In the names of the published predictions; other files in a tree that holds some are images and labels."""
-LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""The 19 classes of Cityscapes in its files of label ids, which go from -1 to 33; their places are the train ids."""
-OTHER_LABEL_IDS = (-1, 0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255)
+OTHER_LABEL_IDS = (-1, *VOID_LABEL_IDS, 255)
+"""What files of label ids hold beside the 19 classes."""
 UNLABELLED = "unlabelled"
 """What the class of pixels that Cityscapes does not score is called where there is one."""
 SUM_TOLERANCE = 0.02

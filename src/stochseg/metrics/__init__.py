@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     )
     from stochseg.metrics.distances import SetDistances, pairwise_dice, pairwise_iou, set_distances
     from stochseg.metrics.flip_modes import FlipFrequencies, FlipModes, flip_frequencies, flip_mode_frequencies
+    from stochseg.metrics.flip_shares import FlipPixels, flip_coherence, flip_pixels
     from stochseg.metrics.ged import (
         EnergyDistance,
         energy_distance_of,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
         nearest_modes,
         off_mode_share,
     )
+    from stochseg.metrics.overlap import class_iou, class_overlaps
     from stochseg.metrics.raters import RatersReference, raters_reference
     from stochseg.metrics.reliability import (
         ReliabilityCounts,
@@ -141,6 +143,9 @@ _HOME = {
     "FlipModes": "flip_modes",
     "flip_frequencies": "flip_modes",
     "flip_mode_frequencies": "flip_modes",
+    "FlipPixels": "flip_shares",
+    "flip_coherence": "flip_shares",
+    "flip_pixels": "flip_shares",
     "EnergyDistance": "ged",
     "energy_distance_of": "ged",
     "energy_distance_parts": "ged",
@@ -164,6 +169,8 @@ _HOME = {
     "mode_total_variation": "modes",
     "nearest_modes": "modes",
     "off_mode_share": "modes",
+    "class_iou": "overlap",
+    "class_overlaps": "overlap",
     "RatersReference": "raters",
     "raters_reference": "raters",
     "ReliabilityCounts": "reliability",
@@ -192,6 +199,7 @@ __all__ = [
     "ExpectedCalibrationError",
     "FlipFrequencies",
     "FlipModes",
+    "FlipPixels",
     "GeneralizedEnergyDistance",
     "HungarianIoU",
     "MaxDice",
@@ -216,6 +224,8 @@ __all__ = [
     "check_flips",
     "class_areas",
     "class_frequencies",
+    "class_iou",
+    "class_overlaps",
     "collective_insight",
     "combined_sensitivity",
     "conformal_level",
@@ -235,9 +245,11 @@ __all__ = [
     "expected_missed_mass",
     "expected_missed_modes",
     "expected_total_variation",
+    "flip_coherence",
     "flip_frequencies",
     "flip_mode_frequencies",
     "flip_mode_probabilities",
+    "flip_pixels",
     "generalized_energy_distance",
     "get_convention",
     "hungarian_iou",

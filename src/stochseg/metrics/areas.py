@@ -13,7 +13,8 @@ from stochseg.errors import InputError
 from stochseg.metrics.conventions import Statistic, get_convention
 from stochseg.metrics.distances import leave_out
 from stochseg.metrics.inputs import as_uint8, check_labels, check_maps, exact_dtype
-from stochseg.metrics.reliability import UNITS, ReliabilityCounts
+from stochseg.metrics.marginals import UNITS
+from stochseg.metrics.reliability import ReliabilityCounts
 
 
 def class_areas(maps: Tensor, classes: int = 2, ignore: int | None = None) -> Tensor:

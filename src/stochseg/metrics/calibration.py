@@ -2,7 +2,8 @@
 
 All take probabilities [b k h w], summing to 1 over k, and labels, integer [b r h w]. Each pixel of each present rater
 is one observation of equal weight; 255 throughout is a missing rater, and an observation of the class `ignore` is left
-out. Probabilities come from a network, or from samples by `class_frequencies`.
+out. Where classes flip, a label counts as all it may be, each as often as that is.
+Probabilities come from a network, or from samples by `class_frequencies`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stochseg.errors import InputError
-from stochseg.metrics.conventions import get_convention
+from stochseg.metrics.conventions import Flip, get_convention
 from stochseg.metrics.inputs import check_maps, exact_dtype
 from stochseg.metrics.marginals import check_probabilities, class_frequencies, votes_for
 from stochseg.metrics.reliability import ReliabilityCounts, Target, expected_calibration_error, reliability_counts
@@ -32,7 +33,9 @@ __all__ = [
 QUBIQ_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def brier_score(probabilities: Tensor, labels: Tensor, ignore: int | None = None) -> Tensor:
+def brier_score(
+    probabilities: Tensor, labels: Tensor, ignore: int | None = None, flips: Sequence[Flip] | None = None
+) -> Tensor:
     """Brier score of each image, float64 [b] in 0..2, lower is better.
 
         Brier = mean over pixels and raters of  sum_k (p_k - [y = k])^2
@@ -44,14 +47,18 @@ def brier_score(probabilities: Tensor, labels: Tensor, ignore: int | None = None
     >>> brier_score(q, torch.tensor([[[[1]]]])).tolist()
     [0.5]
     """
-    votes = votes_for(probabilities, labels, ignore).to(exact_dtype(probabilities.device))
+    votes = votes_for(probabilities, labels, ignore, flips).to(exact_dtype(probabilities.device))
     p = probabilities.detach().to(votes.dtype)
     loss = votes.sum(1) * (p.square().sum(1) + 1) - 2 * (votes * p).sum(1)
     return loss.sum(2).sum(1) / votes.sum((1, 2, 3))
 
 
 def negative_log_likelihood(
-    probabilities: Tensor, labels: Tensor, ignore: int | None = None, floor: float = 1e-6
+    probabilities: Tensor,
+    labels: Tensor,
+    ignore: int | None = None,
+    floor: float = 1e-6,
+    flips: Sequence[Flip] | None = None,
 ) -> Tensor:
     """Negative log likelihood of each image, float64 [b], in nats, from 0 up, lower is better.
 
@@ -67,7 +74,7 @@ def negative_log_likelihood(
     """
     if not 0 < floor < 1:
         raise InputError(f"floor is {floor}; give a probability above 0 and below 1, such as 1e-6")
-    votes = votes_for(probabilities, labels, ignore).to(exact_dtype(probabilities.device))
+    votes = votes_for(probabilities, labels, ignore, flips).to(exact_dtype(probabilities.device))
     log_p = probabilities.detach().to(votes.dtype).clamp(min=floor).log()
     return -(votes * log_p).sum(3).sum(2).sum(1) / votes.sum((1, 2, 3))
 

@@ -15,8 +15,8 @@ from torchmetrics.utilities.data import dim_zero_cat
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import check_classes
 from stochseg.metrics.inputs import check_maps, exact_dtype
-from stochseg.metrics.marginals import class_frequencies
-from stochseg.metrics.reliability import UNITS, ReliabilityCounts
+from stochseg.metrics.marginals import UNITS, class_frequencies
+from stochseg.metrics.reliability import ReliabilityCounts
 
 
 class ExactMetric(Metric):

@@ -1,12 +1,17 @@
 """Pixel marginals: how often each class was chosen at each pixel, and what may be scored as probabilities."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from stochseg.errors import InputError
-from stochseg.metrics.conventions import check_classes
+from stochseg.metrics.conventions import Flip, check_classes
 from stochseg.metrics.inputs import as_uint8, check_labels, exact_dtype
+from stochseg.metrics.modes import check_flips
 
+UNITS = 1 << 24
+"""Confidences, and probabilities of flips, are multiples of 1 / UNITS where they are summed."""
 SUM_TOLERANCE = 0.02
 """How far from 1 the probabilities of a pixel may add up: what rounding to bfloat16 does."""
 
@@ -40,10 +45,22 @@ def class_votes(maps: Tensor, classes: int, ignore: int | None = None) -> Tensor
     return votes
 
 
-def votes_for(probabilities: Tensor, labels: Tensor, ignore: int | None) -> Tensor:
-    """`class_votes` of labels [b r h w] that go with probabilities [b k h w]; InputError where they do not."""
+def votes_for(probabilities: Tensor, labels: Tensor, ignore: int | None, flips: Sequence[Flip] | None = None) -> Tensor:
+    """`class_votes` of labels [b r h w] that go with probabilities [b k h w]; InputError where they do not.
+
+    flips: classes of the labels that flip; votes are then expected ones, in the exact dtype, the probabilities of flips
+    rounded to multiples of 2^-24 so that sums of votes do not round.
+    """
     labels, k = check_probabilities(probabilities, labels)
-    return class_votes(labels, k, ignore)
+    votes = class_votes(labels, k, ignore)
+    if not flips:
+        return votes
+    votes = votes.to(exact_dtype(votes.device))
+    for source, target, p in check_flips(flips, k, ignore):
+        moved = votes[:, source] * (round(p * UNITS) / UNITS)
+        votes[:, target] += moved
+        votes[:, source] -= moved
+    return votes
 
 
 def check_probabilities(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, int]:

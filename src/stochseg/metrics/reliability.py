@@ -8,7 +8,7 @@ on how images are batched, nor on their order, nor on how many processes share t
 float64, and there the sums round.)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from stochseg.errors import InputError
+from stochseg.metrics.conventions import Flip
 from stochseg.metrics.inputs import exact_dtype
-from stochseg.metrics.marginals import votes_for
+from stochseg.metrics.marginals import UNITS, votes_for
 
 Target = Literal["top", "foreground", "class"]
 Binning = Literal["width", "mass"]
-UNITS = 1 << 24
-"""Confidences are multiples of 1 / UNITS."""
 FINE_BINS = 4096
 """Bins of equal width to count in where `equal_mass` is to merge them."""
 
@@ -110,13 +109,15 @@ def reliability_counts(
     target: Target = "top",
     ignore: int | None = None,
     per_image: bool = False,
+    flips: Sequence[Flip] | None = None,
 ) -> ReliabilityCounts:
     """The sums behind a reliability curve and the calibration error; add those of all batches, then `.error()`.
 
     target "top": confidence is that of the most probable class, true where the rater chose it. "foreground":
     confidence is P(not background), true where the rater's class is not 0. "class": each class but `ignore` against
     the rest, in the order of ids, the background among them: [k bins], or [k-1 bins] with `ignore`. per_image: keep
-    the images apart, [b bins] or [b k bins], to resample patients from. Bins have equal width and include their upper
+    the images apart, [b bins] or [b k bins], to resample patients from. flips: classes of the labels that flip, (from, to,
+    probability); each label then counts as all it may be, as often as that is. Bins have equal width and include their upper
     edge, the first also 0; a confidence within 3e-8 of an edge lies on it. Raises InputError for arguments that do
     not fit.
 
@@ -128,7 +129,7 @@ def reliability_counts(
         raise InputError(f"bins is {bins}; give at least 1, up to {UNITS}")
     if target not in get_args(Target):
         raise InputError(f"target is '{target}'; choose 'top', 'foreground' or 'class'")
-    votes = votes_for(probabilities, labels, ignore)
+    votes = votes_for(probabilities, labels, ignore, flips)
     exact = exact_dtype(votes.device)
     observations = votes.sum(1, dtype=votes.dtype).to(exact)
     sums = torch.stack(

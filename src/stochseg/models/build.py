@@ -35,6 +35,7 @@ def build_refinement(config: RefinementConfig, channels: int, classes: int) -> n
             config.patch,
             config.choice,
             config.fine,
+            config.class_noise,
         )
     return Refinement(channels, classes, config.latent, config.width, config.dropout)
 

@@ -17,6 +17,10 @@ CERTAIN = 20.0
 """Logit of the background in a map without anything."""
 
 
+SHARP = 0.2
+"""Temperature of samples with class noise: soft maps are then nearly the class maps that are scored."""
+
+
 @dataclass
 class Features:
     """What does not depend on z, computed once an image.
@@ -33,7 +37,7 @@ class Features:
 class FilmRefinement(nn.Module):
     """Refinement network G([x, q], z) -> logits [b n k h w]; images [b c h w] in [-1, 1], q [b k h w], z [b n z].
 
-    z = [global, field, choice]: the global part scales and shifts features at every level (FiLM, Perez et al. 2018); the
+    z = [global, field, classes, choice]: the global part scales and shifts features at every level (FiLM, Perez et al. 2018); the
     field, 8x8 cells over the whole image, enters each level through a 1x1 convolution that starts at zero; choice, one
     number, decides whether anything is there at all, with a probability that the image alone gives (`Choice`). All are
     part of z, so one z is one hypothesis, and the network is a pure function. Samples are corrections to log q: before
@@ -41,6 +45,9 @@ class FilmRefinement(nn.Module):
     convolutions. patch: side of the blocks of pixels that the first level takes as one, in more channels; the head
     gives their pixels back.
     fine: with patch above 1, z enters the first level too; without, it is drawn from the coarser ones and the image.
+    class_noise: one more part of z, a number for each class, the same everywhere: as Gumbel noise on log q it makes all
+    pixels draw their class together, each as often as q says (the Gumbel-max trick; Maddison et al. 2014,
+    arXiv 1411.0030), so that before training samples are coherent and as calibrated as q is.
     """
 
     def __init__(
@@ -53,12 +60,14 @@ class FilmRefinement(nn.Module):
         patch: int = 1,
         choice: bool = False,
         fine: bool = True,
+        class_noise: bool = False,
     ):
         super().__init__()
         self.patch = patch
         self.stride = patch * 2 ** (len(widths) - 1)
-        self.latent = latent + FIELD * FIELD * field + choice
-        self._parts = [latent, FIELD * FIELD * field, int(choice)]
+        self.class_noise = class_noise
+        self._parts = [latent, FIELD * FIELD * field, classes * class_noise, int(choice)]
+        self.latent = sum(self._parts)
         self.stem = conv((channels + classes) * patch**2, widths[0])
         self.down = nn.ModuleList(conv_block(a, b) for a, b in zip(widths, widths[1:]))
         self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
@@ -96,7 +105,7 @@ class FilmRefinement(nn.Module):
         Training takes the mean over the choice exactly; `decode` draws it.
         """
         b, n = z.shape[:2]
-        z_global, z_field, _ = z.split(self._parts, 2)
+        z_global, z_field, z_classes, _ = z.split(self._parts, 2)
         style = self.style(z_global.flatten(0, 1))
         noise = z_field.reshape(b * n, 1, FIELD, FIELD) if z_field.shape[-1] else None
         levels = features.levels
@@ -108,7 +117,10 @@ class FilmRefinement(nn.Module):
             x = (x.unflatten(0, (b, n)) + levels[level][:, None]).flatten(0, 1)
         x = F.silu(x) if self.last is None else self.last(x, style, noise)
         delta: Tensor = features.crop(to_pixels(self.head(x), self.patch)).float().unflatten(0, (b, n))
-        return delta + features.base[:, None], features.choice
+        logits = delta + features.base[:, None]
+        if self.class_noise:
+            logits = (logits + gumbel(z_classes)[..., None, None]) / SHARP
+        return logits, features.choice
 
     def _choice(self, coarsest: Tensor) -> Choice | None:
         """Of the coarsest features [b c h w]."""
@@ -121,6 +133,12 @@ class FilmRefinement(nn.Module):
 
     def forward(self, x: Tensor, q: Tensor, z: Tensor) -> Tensor:
         return self.decode(self.encode(x, q), z)
+
+
+def gumbel(normal: Tensor) -> Tensor:
+    """Standard normal numbers as Gumbel ones, -log(-log u) of the share u of normal numbers below them."""
+    u = torch.special.ndtr(normal.double()).clamp(1e-9, 1 - 1e-9)
+    return -(-u.log()).log().float()
 
 
 class FilmStep(nn.Module):

@@ -26,9 +26,11 @@ kernel can tell apart differs:
 Of several classes each is compared by itself, here as in the metric: which maps of two classes go together is not seen.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stochseg.errors import InputError
@@ -51,13 +53,21 @@ def energy_loss(
     spread: float | Tensor = 1.0,
     sample_weights: Tensor | None = None,
     empty: Tensor | None = None,
+    counted: Sequence[int] | None = None,
+    present: Tensor | None = None,
+    ignored: Tensor | None = None,
+    block: int = 1,
 ) -> Tensor:
     """Energy loss of each image, [b], in float32 (float64 for float64); see the module for the equation.
 
     samples: soft maps [b n k h w], n >= 2; labels: one-hot or soft maps [b r k h w], zeros for a missing rater;
     weights: [b r], how much each rater counts, 0 for a missing one (default: those present equally); sample_weights:
     [b n], the same for the samples, of which two or more count; either need not add up to 1, and passes gradients on.
-    Classes 1..k-1 count but for `ignore`, whose pixels are to be masked in all maps before (`mask_ignored`).
+    Classes 1..k-1 count but for `ignore`, or those `counted`, such as the classes that flip; of them, in an
+    image, those `present`, bool [b k], alike if there is none: a class that no label has, be it ever so small in a soft
+    map, would weigh as much as one that is there. ignored: bool [b h w], pixels
+    that count in no map, where they were not masked in all maps before (`mask_ignored`). block: side of the blocks of
+    pixels that are summed before: a Jaccard of the counts in blocks, of negative type as well, blind inside a block.
 
     empty: [b], the probability that a draw is the map without anything instead of one of these samples. It enters by its
     exact expectation, so that its gradient has no noise of draws.
@@ -76,25 +86,28 @@ def energy_loss(
         raise InputError(f"kernel is '{kernel}'; choose one of {', '.join(KERNELS)}")
     if n < 2:
         raise InputError(f"samples hold {n} map an image; the energy loss compares samples: draw 2 or more")
-    s = full_precision(_counted(samples, ignore)).flatten(3)  # [b n k-1 hw]
-    y = _counted(labels, ignore).to(s.dtype).flatten(3)  # [b r k-1 hw]
     if weights is None:
         weights = labels.detach().flatten(2).any(2)
+    counted_ids = _counted_ids(samples.shape[2], ignore, counted)
+    s = full_precision(_in_blocks(_counted(samples, counted_ids, ignored), block)).flatten(3)  # [b n k-1 hw]
+    y = _in_blocks(_counted(labels, counted_ids, ignored), block).to(s.dtype).flatten(3)  # [b r k-1 hw]
+    pixels = samples.shape[-2] * samples.shape[-1]
     if sample_weights is None:
         sample_weights = s.new_ones(s.shape[:2])
     first, second = torch.triu_indices(n, n, 1, device=s.device)
     area_s, area_y = s.sum(-1), y.sum(-1)
+    shares = _class_shares(present, counted_ids, s)  # [b k-1]
     with torch.autocast(s.device.type, enabled=False):  # bfloat16 cannot count pixels
         areas = area_s[:, :, None] + area_y[:, None]
-        d_sy = _distance(_overlaps(s, y, areas, kernel), areas, kernel, smooth, s.shape[-1])  # [b n r]
+        d_sy = _distance(_overlaps(s, y, areas, kernel), areas, shares, kernel, smooth, pixels)  # [b n r]
         areas = area_s[:, first] + area_s[:, second]
-        d_ss = _distance(_overlaps_within(s, areas, kernel), areas, kernel, smooth, s.shape[-1])  # [b pairs]
+        d_ss = _distance(_overlaps_within(s, areas, kernel), areas, shares, kernel, smooth, pixels)  # [b pairs]
     w_sy = sample_weights[:, :, None] * weights[:, None]
     w_ss = sample_weights[:, first] * sample_weights[:, second]
     near = (d_sy * w_sy).sum((1, 2)) / w_sy.sum((1, 2))
     apart = (d_ss * w_ss).sum(1) / w_ss.sum(1)
     if empty is not None:
-        d_ey, d_es = (_distance(torch.zeros_like(a), a, kernel, smooth, s.shape[-1]) for a in (area_y, area_s))
+        d_ey, d_es = (_distance(torch.zeros_like(a), a, shares, kernel, smooth, pixels) for a in (area_y, area_s))
         d_ey = (d_ey * weights).sum(1) / weights.sum(1)
         d_es = (d_es * sample_weights).sum(1) / sample_weights.sum(1)
         near = torch.lerp(near, d_ey, empty)
@@ -122,6 +135,29 @@ def marginal_cross_entropy(mean: Tensor, target: Tensor) -> Tensor:
     return -(target * mean.clamp_min(1e-6).log()).sum(1).mean()
 
 
+def marginal_brier(samples: Tensor, target: Tensor, empty: Tensor | None = None) -> Tensor:
+    """Squared distance of the samples' mean from the raters' mean, summed over classes, mean over pixels: a scalar.
+
+        1/(n (n-1)) sum_(i != j) s_i s_j - 2 mean_i s_i t + t^2
+
+    samples: soft maps [b n k h w], n >= 2; target: the raters' frequencies t [b k h w], rows of zeros where a pixel is
+    ignored, which counts 0; empty: [b], the share of draws that are the map without anything instead. Unbiased for any n
+    (so it can be negative), unlike the cross entropy of a mean of few samples, which prefers soft maps to rare hard ones.
+    """
+    s, t = full_precision(samples), full_precision(target)
+    n = s.shape[1]
+    if n < 2:
+        raise InputError(f"samples hold {n} map an image; their unbiased Brier score takes 2 or more")
+    mean = s.mean(1)
+    pairs = ((n * mean.square() - s.square().mean(1)) / (n - 1)).sum(1)  # [b h w]
+    if empty is not None:
+        e = empty[:, None, None]
+        pairs = (1 - e).square() * pairs + 2 * e * (1 - e) * mean[:, 0] + e.square()
+        mean = mean_of_samples(samples, empty)
+    valid = t.sum(1) > 0
+    return ((pairs + (t * (t - 2 * mean)).sum(1)) * valid).mean()
+
+
 def empty_cross_entropy(empty: Tensor, labels: Tensor, weights: Tensor, ignore: int | None = None) -> Tensor:
     """Cross entropy of a P(empty) [b] against the share of maps that mark nothing, in nats: a scalar.
 
@@ -135,26 +171,50 @@ def empty_cross_entropy(empty: Tensor, labels: Tensor, weights: Tensor, ignore: 
     return -(share * p.log() + (1 - share) * (1 - p).log()).mean()
 
 
-def _counted(maps: Tensor, ignore: int | None) -> Tensor:
-    """The classes that count, of maps [b m k h w]."""
-    classes = [c for c in range(1, maps.shape[2]) if c != ignore]
+def _counted_ids(k: int, ignore: int | None, counted: Sequence[int] | None) -> list[int]:
+    classes = [c for c in (range(1, k) if counted is None else sorted(counted)) if c != ignore]
     if not classes:
-        raise InputError(f"{maps.shape[2]} classes with ignore={ignore} leave none to compare; raise classes")
+        raise InputError(f"{k} classes with ignore={ignore} leave none to compare; raise classes")
+    return classes
+
+
+def _counted(maps: Tensor, classes: list[int], ignored: Tensor | None) -> Tensor:
+    """The classes that count, of maps [b m k h w], without their ignored pixels."""
     if classes[-1] - classes[0] < len(classes):
-        return maps[:, :, classes[0] : classes[-1] + 1]  # no copy
-    return maps.index_select(2, torch.tensor(classes, device=maps.device))
+        maps = maps[:, :, classes[0] : classes[-1] + 1]  # no copy
+    else:
+        maps = maps.index_select(2, torch.tensor(classes, device=maps.device))
+    return maps if ignored is None else maps * ~ignored[:, None, None]
 
 
-def _distance(both: Tensor, areas: Tensor, kernel: Kernel, smooth: float, pixels: int) -> Tensor:
-    """d of pairs, [b ...], from their overlaps and sums of areas, [b ... k-1]."""
+def _class_shares(present: Tensor | None, classes: list[int], like: Tensor) -> Tensor:
+    """How much each counted class weighs in the mean over classes, [b k-1]."""
+    if present is None:
+        return like.new_full((len(like), len(classes)), 1 / len(classes))
+    there = present[:, classes].to(like.dtype)
+    there = torch.where(there.any(1, keepdim=True), there, 1.0)
+    return there / there.sum(1, keepdim=True)
+
+
+def _in_blocks(maps: Tensor, block: int) -> Tensor:
+    """Sums over blocks of pixels of maps [b m k h w]; blocks at the lower and right edge may be smaller."""
+    if block == 1:
+        return maps
+    summed: Tensor = F.avg_pool2d(maps.flatten(0, 1), block, ceil_mode=True, divisor_override=1)
+    return summed.unflatten(0, maps.shape[:2])
+
+
+def _distance(both: Tensor, areas: Tensor, shares: Tensor, kernel: Kernel, smooth: float, pixels: int) -> Tensor:
+    """d of pairs, [b ...], from their overlaps and sums of areas, [b ... k-1], as a mean by the classes' shares [b k-1]."""
+    shares = shares.view(len(shares), *(1,) * (areas.ndim - 2), -1)
     if kernel == "crps":
-        return (areas - 2 * both).mean(-1) / pixels
+        return ((areas - 2 * both) * shares).sum(-1) / pixels
     empty = areas < NOTHING
     both, areas = both + smooth, areas + 2 * smooth
     above, below = (2 * both, areas) if kernel == "dice" else (both, areas - both)
     if smooth == 0:
         above, below = above.masked_fill(empty, 1), below.masked_fill(empty, 1)
-    return 1 - (above / below).mean(-1)
+    return 1 - (above / below * shares).sum(-1)
 
 
 def _overlaps(s: Tensor, y: Tensor, areas: Tensor, kernel: Kernel) -> Tensor:

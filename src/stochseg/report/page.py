@@ -30,6 +30,7 @@ from stochseg.report.plots import (
     minutes_at,
     read_evaluations,
     remove_other_plots,
+    shown_classes,
     split_plots,
     training_plots,
 )
@@ -39,6 +40,8 @@ from stochseg.report.table import (
     best_trivial,
     caption,
     findings,
+    flip_notes,
+    flip_rows,
     groups,
     images,
     more_rows,
@@ -141,7 +144,8 @@ def _split(one: Evaluated, classes: list[ClassInfo], pictures: dict[str, Picture
         "ranking": pictures[f"ranking_{split}"],
         "examples": examples,
         "shown": min(SAMPLES_ON_PAGE, result["samples"]),
-        "classes": [(c.name, color_of(c)) for c in classes[1:]],
+        "classes": [(c.name, color_of(c)) for c in shown_classes(one, classes)],
+        "flips": _flips(result, pictures),
         "probability": _gradient(PROBABILITY_COLORS) if len(classes) == 2 else None,
         "entropy": _gradient(ENTROPY_COLORS),
         "histograms": [pictures[f"{key}_{split}"] for key in SCORES if key in one.values],
@@ -149,6 +153,13 @@ def _split(one: Evaluated, classes: list[ClassInfo], pictures: dict[str, Picture
         "background": classes[0].name,
         "few": FEW_OBSERVATIONS,
     }
+
+
+def _flips(result: dict[str, Any], pictures: dict[str, Picture]) -> dict[str, Any] | None:
+    """The section on classes that flip, where they do."""
+    if not result.get("class_flips"):
+        return None
+    return {"rows": flip_rows(result), "notes": flip_notes(result), "plot": pictures[f"flips_{result['split']}"]}
 
 
 def _progress(run: Path) -> list[tuple[str, Picture]]:

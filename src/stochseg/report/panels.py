@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from stochseg.config import Crop
 from stochseg.data.batches import in_order
 from stochseg.data.store import MISSING_RATER, ClassInfo, Split
 from stochseg.models.segmenter import Segmenter
@@ -38,9 +39,10 @@ class Tile:
 
 
 def save_panel(
-    file: Path, model: Segmenter, split: Split, rows: Sequence[int], crop: int | None, seed: int, samples: int = 6
+    file: Path, model: Segmenter, split: Split, rows: Sequence[int], crop: Crop, seed: int, samples: int = 6
 ) -> None:
-    """Draw one line an image: image, raters, samples, and P(not background) of q, white where it is 1."""
+    """Draw one line an image: image, raters, samples, and q: of two classes P(not background), white where it is 1, of more
+    the classes' colours mixed by their probabilities."""
     batch = next(iter(in_order(split, len(rows), crop, rows, model.needs_blackbox)))
     z = latents(seed, rows, samples, model.latent)
     maps = model.sample(batch.images, z=z, blackbox=batch.blackbox).cpu().numpy()
@@ -48,12 +50,14 @@ def save_panel(
     lines = []
     for image, labels, sampled, marginals in zip(batch.images, batch.labels.numpy(), maps, q):
         grey = ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        certainty = (255 * (1 - marginals[0])).round().to(torch.uint8).numpy()[..., None]
+        mixed = (255 * (1 - marginals[:1])).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        if len(marginals) > 2:
+            mixed = mixed_colors(marginals.numpy(), model.classes)
         groups = {
             "image": [as_rgb(grey)],
             "raters": [overlay(grey, label, model.classes) for label in labels],
             "samples": [overlay(grey, sample, model.classes) for sample in sampled],
-            "q": [as_rgb(certainty)],
+            "q": [as_rgb(mixed)],
         }
         blocks = [_framed(np.concatenate([_framed(tile) for tile in tiles], 1)) for tiles in groups.values()]
         lines.append(np.concatenate(blocks, 1))
@@ -74,7 +78,8 @@ def example_tiles(
     base = _sized(image.transpose(1, 2, 0))
     mean = (samples[:, None] == np.arange(len(classes))[:, None, None]).mean(0)  # [k h w]
     tiles = [Tile("image", "image", as_rgb(base))]
-    tiles += [_map_tile("raters", f"rater {i}", base, m, classes) for i, m in enumerate(labels, 1)]
+    names = ["label"] if len(labels) == 1 else [f"rater {i}" for i in range(1, len(labels) + 1)]
+    tiles += [_map_tile("raters", name, base, m, classes) for name, m in zip(names, labels)]
     tiles.append(Tile("model", "mean of samples", probability_picture(mean, classes)))
     tiles.append(Tile("model", "q", probability_picture(q, classes)))
     tiles.append(Tile("model", "entropy of mean", entropy_picture(mean)))
@@ -86,8 +91,18 @@ def probability_picture(p: NDArray[np.floating], classes: Sequence[ClassInfo]) -
     """P(not background) on the colour scale for two classes; for more, class colours mixed by their probabilities."""
     if len(p) == 2:
         return _sized(_colored(1 - p[0].astype(np.float64), PROBABILITY_COLORS), nearest=True)
+    return _sized(mixed_colors(p, classes))
+
+
+def mixed_colors(p: NDArray[np.floating], classes: Sequence[ClassInfo]) -> Pixels:
+    """The classes' colours mixed by their probabilities [k h w]: [h w 3]."""
     mixed = np.einsum("khw,kc->hwc", p.astype(np.float64), np.array([c.color for c in classes], np.float64))
-    return _sized(mixed.clip(0, 255).round().astype(np.uint8))
+    return np.asarray(mixed.clip(0, 255).round(), np.uint8)
+
+
+def is_clear(info: ClassInfo) -> bool:
+    """Whether pictures leave the image as it is where this class is: those that are black, as a background."""
+    return info.color == (0, 0, 0)
 
 
 def entropy_picture(p: NDArray[np.floating]) -> Pixels:
@@ -113,14 +128,16 @@ def as_rgb(image: Pixels) -> Pixels:
 def overlay(
     image: Pixels, labels: Pixels, classes: Sequence[ClassInfo], opacity: float = 0.45, line: int = 1
 ) -> Pixels:
-    """The image [h w c] under the colours of a class map [h w]; the first class stays clear, a missing rater is grey.
+    """The image [h w c] under the colours of a class map [h w]; black classes stay clear, a missing rater is grey.
 
     line: width of the outlines in pixels, drawn inside the regions.
     """
     base = as_rgb(image).astype(np.float32)
     if (labels == MISSING_RATER).all():
         return np.full_like(base, 128).astype(np.uint8)
-    for number, info in enumerate(classes[1:], 1):
+    for number, info in enumerate(classes):
+        if is_clear(info):
+            continue
         inside = core = labels == number
         for _ in range(line):
             core = _interior(core)

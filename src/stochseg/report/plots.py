@@ -16,7 +16,8 @@ from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.report import figures
 from stochseg.report.figures import Plot
-from stochseg.report.panels import Tile, example_tiles
+from stochseg.report.flips import flips_plot
+from stochseg.report.panels import Tile, example_tiles, is_clear
 from stochseg.report.table import ROWS, best_trivial, matched_title, raters_matched
 
 Arrays = dict[str, NDArray[Any]]
@@ -110,7 +111,7 @@ def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
     for key, label in (SCORES | {"hm_iou": f"{matched_title(result['convention'])} of an image"}).items():
         if key in values:  # a convention may have no matched IoU
             found.append(_histogram(f"{key}_{split}", key, label, result, values))
-    chance = f"P(not {classes[0].name})"
+    chance = f"P(not {classes[0].name})" if result.get("reliability_of") != "top" else "P(likeliest class)"
     curves = {"q": result["reliability_q"], "mean of the samples": result["reliability_mean"]}
     found.append(
         Plot(
@@ -125,7 +126,7 @@ def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
         (example.title, sorted(example.tiles, key=lambda tile: order.index(tile.group)))
         for example in examples_of(one, classes, SAMPLES_IN_FIGURE)
     ]
-    legend = [(c.name, color_of(c)) for c in classes[1:]]
+    legend = [(c.name, color_of(c)) for c in shown_classes(one, classes)]
     found.append(
         Plot(
             f"examples_{split}",
@@ -133,7 +134,15 @@ def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
             lambda theme: figures.examples(lines, legend, chance if len(classes) == 2 else None, theme),
         )
     )
+    if result.get("class_flips"):
+        found.append(flips_plot(result))
     return {plot.name: plot for plot in found}
+
+
+def shown_classes(one: Evaluated, classes: list[ClassInfo]) -> list[ClassInfo]:
+    """The classes that the pictures of the examples paint."""
+    seen = set(np.unique(one.examples["labels"])) | set(np.unique(one.examples["samples"]))
+    return [c for i, c in enumerate(classes) if not is_clear(c) and (len(classes) == 2 or i in seen)]
 
 
 def _histogram(name: str, key: str, label: str, result: dict[str, Any], values: Arrays) -> Plot:
@@ -185,7 +194,7 @@ def training_plots(metrics: list[dict[str, float]], select: str = "ged") -> dict
 
 def remove_other_plots(folder: Path, evaluated: list[Evaluated], drawn: Iterable[str]) -> None:
     """Remove the plots of the evaluated splits that an earlier report left in the folder and this one does not draw."""
-    kinds = (*SCORES, "ranking", "reliability", "examples")
+    kinds = (*SCORES, "ranking", "reliability", "examples", "flips")
     stale = {f"{kind}_{one.result['split']}" for one in evaluated for kind in kinds} - set(drawn)
     for name in stale:
         for suffix in ("png", "pdf"):

@@ -35,7 +35,7 @@ def scores_rows(result: dict[str, Any]) -> list[list[str]]:
     titles = COLUMNS | {"hm_iou": matched_title(result["convention"])}
     rows = [["", *titles.values()], ["this model", *(_cell(result, key) or "-" for key in COLUMNS)]]
     for name, text in ROWS.items():
-        if name in result["baselines"]:
+        if name in result["baselines"] and not (name == "all_empty" and result.get("flips")):  # no class is background
             scores = result["baselines"][name]
             if name == "raters":  # independent draws from their population differ from raters as raters from raters
                 own = result.get("raters_diversity")
@@ -68,14 +68,50 @@ def raters_matched(result: dict[str, Any]) -> float | None:
 
 def scores_table(result: dict[str, Any]) -> str:
     """The scores as aligned text."""
-    rows = scores_rows(result)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    lines.insert(1, "-" * len(lines[1]))
+    lines = _aligned(scores_rows(result))
     more = more_rows(result)
     width = max((len(row[0]) for row in more), default=0)
     lines += ["", *(f"{title.ljust(width)}  {rest}" for title, rest in more)]
-    return "\n".join([caption(result), "", *lines, "", details(result)])
+    street = [*flip_lines(result), ""] if "class_flips" in result else []
+    return "\n".join([caption(result), "", *lines, "", *street, details(result)])
+
+
+FLIP_COLUMNS = {
+    "q": "q",
+    "samples": "samples",
+    "q_right": "q, where right",
+    "samples_right": "samples, where right",
+    "coherence": "coherence",
+}
+
+
+def flip_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Header, then a row a flip: its probability beside its frequency; cells as text."""
+    rows = [["class that flips", "probability", *FLIP_COLUMNS.values()]]
+    for flip in result["class_flips"]:
+        cells = (_cell(flip, key) or "-" for key in FLIP_COLUMNS)
+        rows.append([f"{flip['from']}, {flip['to']}", _number(flip["probability"]), *cells])
+    return rows
+
+
+def flip_lines(result: dict[str, Any]) -> list[str]:
+    """The same as aligned lines, with what the columns are."""
+    return [*_aligned(flip_rows(result)), "", *flip_notes(result)]
+
+
+def flip_notes(result: dict[str, Any]) -> list[str]:
+    joint, drawn = result["joint_total_variation"], result["joint_total_variation_of_draws"]
+    said = [
+        "Frequencies: share of the flipped side in what both sides of the class get, over its pixels in all images; right: "
+        f"where {result['right_means']} is. Coherence: share of the class's pixels on the side that most of "
+        f"them take, in one sample of an image. [95 % interval over {result['flips_intervals_over']}]"
+    ]
+    if joint is not None:
+        said.append(
+            f"Joint outcomes of all flips: total variation {joint:.3f} from their probabilities, {drawn:.3f} for as many "
+            "exact draws"
+        )
+    return said
 
 
 def more_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -113,11 +149,16 @@ def images(result: dict[str, Any]) -> str:
 
 
 def details(result: dict[str, Any]) -> str:
-    return (
-        f"Calibration error of q {_cell(result, 'ece_q', 4)}, of the samples' mean {_cell(result, 'ece_mean', 4)}; "
-        f"P(empty) {_cell(result, 'empty', 3)}, of the raters {_cell(result, 'raters_empty', 3)}; "
-        f"{result['seconds']:.1f} s"
-    )
+    said = [
+        f"Calibration error of q {_cell(result, 'ece_q', 4)}, of the samples' mean {_cell(result, 'ece_mean', 4)}",
+    ]
+    if result.get("empty") is not None:
+        said.append(f"P(empty) {_cell(result, 'empty', 3)}, of the raters {_cell(result, 'raters_empty', 3)}")
+    if result.get("miou") is not None:
+        text = f"mean IoU of the most likely map {_cell(result, 'miou')}"
+        either = result.get("miou_either_side")
+        said.append(text + (f", {_cell(result, 'miou_either_side')} with either side of a flip" if either else ""))
+    return "; ".join([*said, f"{result['seconds']:.1f} s"])
 
 
 def best_trivial(result: dict[str, Any], key: str = "ged") -> str | None:
@@ -175,6 +216,13 @@ def findings(result: dict[str, Any]) -> list[str]:
         how = "as much as" if abs(ours / theirs - 1) < ALIKE else "more than" if ours > theirs else "less than"
         said.append(f"The samples of an image vary {how} its raters do: diversity {ours:.3f} against {theirs:.3f}.")
     return said
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, the first of them a header."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _cell(result: dict[str, Any], key: str, digits: int = 3) -> str:

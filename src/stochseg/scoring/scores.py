@@ -85,9 +85,19 @@ def score_maps(
     }
 
 
-def more_scores(maps: Tensor, labels: Tensor, classes: int, ignore: int | None = None) -> dict[str, Tensor]:
-    """The scores that no convention changes, each [b]: agreement with single raters, areas, marginals of the samples."""
+def more_scores(
+    maps: Tensor, labels: Tensor, classes: int, ignore: int | None = None, flips: Sequence[Flip] | None = None
+) -> dict[str, Tensor]:
+    """The scores that no convention changes, each [b]: agreement with single raters, areas, marginals of the samples.
+
+    flips: of the labels' classes; only the marginals are scored then, since no single label is right.
+    """
     mean = class_frequencies(maps, classes)
+    if flips:
+        return {
+            "brier": brier_score(mean, labels, ignore, flips),
+            "nll": negative_log_likelihood(mean, labels, ignore, flips=flips),
+        }
     return {
         "dice": dice_of_mean(maps, labels, classes, ignore),
         "soft_dice": soft_dice(mean, labels, ignore=ignore),

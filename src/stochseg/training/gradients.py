@@ -1,5 +1,6 @@
 """One step's losses of all networks, and their gradients. Which equation is where: ARCHITECTURE.md."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ from stochseg.models.blackbox import with_seen
 from stochseg.models.discriminator import probability
 from stochseg.models.interfaces import Choice, RefinementNet
 from stochseg.models.precision import autocast
+from stochseg.models.segmenter import class_maps, one_hot_maps
 from stochseg.objectives.adversarial import (
     discriminator_accuracy,
     discriminator_loss,
@@ -26,6 +28,7 @@ from stochseg.objectives.cross_entropy import cross_entropy
 from stochseg.objectives.energy import (
     empty_cross_entropy,
     energy_loss,
+    marginal_brier,
     marginal_cross_entropy,
     mean_of_samples,
 )
@@ -60,10 +63,12 @@ def accumulate_gradients(
     dtype: torch.dtype,
     train_discriminator: bool,
     share: float,
+    flips: Sequence[tuple[int, int, float]] = (),
 ) -> dict[str, Tensor]:
     """Add the gradients of one part of a step's batch, weighted by its share; returns the losses by name.
 
     part: images and, where there is a black box, what is seen of it [b k h w], as the networks take them.
+    flips: where classes flip, the energy loss compares those, as the scores do; else all but the first.
     The three losses touch one network each: q is detached before it enters G, the discriminator's weights are frozen
     while G learns from it, and its own loss sees a detached sample.
     """
@@ -82,35 +87,54 @@ def accumulate_gradients(
     with autocast(dtype, device):
         logits, choice = refinement.hypotheses(refinement.encode(x, q), z)  # [b n k h w]
     empty = None if choice is None else choice.empty
-    samples = _visible(logits.float().softmax(2), targets, ignore)
-    mean = _visible(mean_of_samples(samples, empty), targets, ignore)
+    samples = logits.float().softmax(2)
+    mean = mean_of_samples(samples, empty)
     total = samples.new_zeros(())
     if objective.energy:
+        counted, present = _flipping(targets.labels, flips)
 
         def energy(maps: Tensor) -> Tensor:
-            o = objective
-            each = energy_loss(maps, targets.labels, targets.weights, o.kernel, o.smooth, ignore, o.spread, empty=empty)
+            each = energy_loss(
+                maps,
+                targets.labels,
+                targets.weights,
+                objective.kernel,
+                objective.smooth,
+                ignore,
+                objective.spread,
+                empty=empty,
+                counted=counted,
+                present=present,
+                ignored=targets.ignored,
+                block=objective.block,
+            )
             return each.mean()
 
         losses["energy"] = energy(samples)
         total = total + objective.energy * losses["energy"]
         with torch.no_grad():  # what is scored in the end are class maps: by how much is the loss of soft ones off?
-            losses["energy_gap"] = energy(straight_through(samples)) - losses["energy"]
+            losses["energy_gap"] = energy(one_hot_maps(class_maps(samples), classes)) - losses["energy"]
     if objective.marginal:
-        losses["marginal"] = marginal_cross_entropy(mean, targets.mean)
+        losses["marginal"] = (
+            marginal_cross_entropy(mean, targets.mean)
+            if objective.marginal_score == "log"
+            else marginal_brier(samples, targets.mean, empty)
+        )
         total = total + objective.marginal * losses["marginal"]
     if objective.empty and choice is not None:
         losses["empty"] = empty_cross_entropy(choice.empty, targets.labels, targets.weights, ignore)
         equally = samples.new_full(samples.shape[:2], 1 / samples.shape[1])
-        losses["by_shape"] = empty_cross_entropy(choice.by_shape, straight_through(samples.detach()), equally, ignore)
+        shapes = _visible(straight_through(samples.detach()), targets, ignore)
+        losses["by_shape"] = empty_cross_entropy(choice.by_shape, shapes, equally, ignore)
         total = total + objective.empty * (losses["empty"] + losses["by_shape"])
     if objective.calibration:
-        losses["calibration"] = calibration_kl(mean, q)
+        losses["calibration"] = calibration_kl(mean, q, targets.ignored)
         total = total + objective.calibration * losses["calibration"]
     discriminator = networks["discriminator"] if "discriminator" in networks and objective.adversarial else None
     if discriminator is None:
         _backward(total, share)
     else:
+        samples = _visible(samples, targets, ignore)
         maps = samples if choice is None else _with_empty(samples, choice, z)
         maps = straight_through(maps) if objective.adversary == "relativistic" else maps
         losses["adversarial"] = _adversarial(discriminator, x, targets.one, maps, objective, dtype)
@@ -119,6 +143,17 @@ def accumulate_gradients(
             discriminator, x, targets.one, maps[:, 0].detach(), objective, dtype, train_discriminator, share
         )
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _flipping(labels: Tensor, flips: Sequence[tuple[int, int, float]]) -> tuple[list[int] | None, Tensor | None]:
+    """The classes that flip, and which of them labels [b r k h w] of an image show on either side, bool [b k]."""
+    if not flips:
+        return None, None
+    shown = labels.amax((1, 3, 4)) > 0
+    present = torch.zeros_like(shown)
+    for source, target, _ in flips:
+        present[:, source] = present[:, target] = shown[:, source] | shown[:, target]
+    return [c for flip in flips for c in flip[:2]], present
 
 
 def _with_empty(samples: Tensor, choice: Choice, z: Tensor) -> Tensor:

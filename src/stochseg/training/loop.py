@@ -34,7 +34,8 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
     kills and resumes: batches, noise and dropout are functions of (seed, step), all else is in the checkpoint. With a
     budget in minutes it depends on the speed of the machine too.
     """
-    batches = Batches(store.split("train"), config.training.batch, config.input, config.seed)
+    flips = store.flips if config.input.class_flips else ()
+    batches = Batches(store.split("train"), config.training.batch, config.input, config.seed, flips)
     validation = Validation(store, run, config)
     budget = Budget.of(config, batches.per_epoch)
     dtype = resolve_precision(config.precision, model.device)
@@ -95,7 +96,17 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
             z = torch.randn(config.training.batch, config.objective.samples, model.latent, generator=generator)
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # dropout draws from the global one
             losses = take_step(
-                model, phases, batches.at(step), z, config, store.ignore, dtype, numbers["accuracy"], rates, step
+                model,
+                phases,
+                batches.at(step),
+                z,
+                config,
+                store.ignore,
+                dtype,
+                numbers["accuracy"],
+                rates,
+                step,
+                store.flips,
             )
             if averaged is not None:
                 averaged.update_parameters(model.networks)

@@ -11,7 +11,7 @@ import yaml
 
 from stochseg.baselines.baseline import Baseline
 from stochseg.config import BUDGETS, Config, to_plain
-from stochseg.data.batches import check_blackbox, check_crop
+from stochseg.data.batches import check_blackbox, check_crop, crop_size
 from stochseg.data.pixel_files import as_windows
 from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
@@ -60,7 +60,9 @@ def train(
     judged_on = store.split(settings.validation.split)
     for checked in (split, judged_on):
         check_crop(checked, settings.input.crop)
-    size = (settings.input.crop,) * 2 if settings.input.crop else (split.images.shape[1], split.images.shape[2])
+    size = crop_size(
+        None if settings.input.whole else settings.input.crop, (split.images.shape[1], split.images.shape[2])
+    )
     trained: Segmenter
     if model is None:
         trained = build_model(settings, store, split.images.shape[3], size)

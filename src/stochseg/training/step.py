@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,8 +30,10 @@ def take_step(
     accuracy: float,
     rates: Mapping[str, float],
     step: int,
+    flips: Sequence[tuple[int, int, float]] = (),
 ) -> Losses:
     """Train on one batch. z: [b n z]; accuracy: the discriminator's in the step before; rates: a learning rate a phase.
+    flips: the store's, which say what classes the energy loss compares.
 
     Returns the losses and gradient norms by name. Raises RunError at a value that is not finite, before it reaches the
     weights.
@@ -59,6 +61,7 @@ def take_step(
                 dtype,
                 due.get("discriminator", False),
                 share,
+                flips,
             )
         for name, loss in found.items():
             losses[name] += float(loss) * share

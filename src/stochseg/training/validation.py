@@ -21,6 +21,7 @@ class Validation:
     def __init__(self, store: Store, run: Path, config: Config) -> None:
         self.run, self.config = run, config
         self.split = store.split(config.validation.split)
+        self.crop = None if config.input.whole else config.input.crop
         self.ignore = store.ignore
         # repeats to the least common multiple: the same numbers where raters divide samples, and never an error
         self.flips = store.flips or None
@@ -41,7 +42,7 @@ class Validation:
             self.split,
             self.config.validation.samples,
             self.convention,
-            crop=self.config.input.crop,
+            crop=self.crop,
             ignore=self.ignore,
             flips=self.flips,
             seed=self.config.seed,
@@ -78,6 +79,6 @@ class Validation:
             model,
             self.split,
             self.rows[:: max(1, len(self.rows) // 6)][:6],
-            self.config.input.crop,
+            self.crop,
             self.config.seed,
         )
