@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stochseg.config import CalibrationConfig, RefinementConfig
+from stochseg.config import CalibrationConfig, RefinementConfig, ValidationConfig
 from stochseg.data.batches import Batch
 from stochseg.data.store import open_store
 from stochseg.errors import InputError, RunError
@@ -30,6 +30,7 @@ from stochseg.training.phases import Phase
 from stochseg.training.run import build_model, train
 from stochseg.training.schedule import Budget, learning_rate
 from stochseg.training.step import take_step
+from stochseg.training.validation import replaces
 
 from .conftest import write_blobs
 
@@ -424,3 +425,15 @@ def test_without_a_calibration_network_refinement_alone_is_trained(tiny_store: P
     assert not any("gradient_calibration" in line for line in read_metrics(run))
     q = CAR.load(run).probabilities(torch.zeros(1, 1, 32, 32))
     assert torch.equal(q, torch.full_like(q, 0.5))
+
+
+def test_of_models_as_good_as_each_other_the_newest_is_kept() -> None:
+    config = ValidationConfig(slack=0.003)
+    best, kept = None, []
+    for step, ged in enumerate((0.25, 0.21, 0.212, 0.2125, 0.214, 0.2105, 0.209)):
+        if replaces(ged, best, config):
+            best = ged if best is None else min(best, ged)
+            kept.append(step)
+    assert kept == [0, 1, 2, 3, 5, 6]  # 0.214 is .004 above the lowest, which stays .21 until .209 comes
+    assert not replaces(0.2101, 0.21, ValidationConfig(slack=0))
+    assert replaces(9.0, 0.21, ValidationConfig(select="last"))

@@ -342,11 +342,14 @@ class ValidationConfig:
     """Samples of an image."""
     select: Literal["ged", "last"] = "ged"
     """ged: keep the model of the lowest GED (U statistic, which more samples do not move). last: keep the newest."""
+    slack: float = 0.003
+    """A newer model is kept up to this much above the lowest GED: a few hundred images do not tell such models apart."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 1, "validation.every", self.every, "at least 1")
         _require(self.images is None or self.images >= 1, "validation.images", self.images, "at least 1, or none")
         _require(self.samples >= 2, "validation.samples", self.samples, "at least 2")
+        _require(self.slack >= 0, "validation.slack", self.slack, "at least 0")
 
 
 @dataclass(frozen=True)

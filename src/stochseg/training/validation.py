@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stochseg.config import Config
+from stochseg.config import Config, ValidationConfig
 from stochseg.data.store import Store
 from stochseg.evaluation import score_split
 from stochseg.metrics.conventions import get_convention
@@ -13,6 +13,15 @@ from stochseg.metrics.intervals import bootstrap_interval
 from stochseg.models.segmenter import Segmenter
 from stochseg.training.log import Log
 from stochseg.training.run import keep_model
+
+
+def replaces(judged: float, best: float | None, config: ValidationConfig) -> bool:
+    """Whether a model of this GED takes the place of the one kept, `best` being the lowest GED there was.
+
+    A few hundred images cannot tell models apart that differ by less than the slack; then the newer one is kept, which
+    has learned longer and at a lower learning rate.
+    """
+    return best is None or judged <= best + config.slack or config.select == "last"
 
 
 class Validation:
@@ -32,7 +41,7 @@ class Validation:
         self.groups = np.array(self.split.groups)[self.rows]
 
     def judge(self, model: Segmenter, step: int, best: float | None, log: Log) -> float | None:
-        """Score the model, log it, draw a picture, and keep the model if it is the best so far.
+        """Score the model, log it, draw a picture, and keep the model unless a former one was better.
 
         Selection is by GED less diversity / samples, which takes the pairs of a sample with itself out: the number of
         samples does not move it, and a model cannot win by being less diverse.
@@ -59,7 +68,7 @@ class Validation:
             logged |= {"val_selection_low": low, "val_selection_high": high}
             interval = f" [{low:.3f}, {high:.3f}]"
         log.numbers(step, logged | {"val_ece": float(scores.reliability["q", "top"].error())})
-        better = best is None or judged < best or self.config.validation.select == "last"
+        better = replaces(judged, best, self.config.validation)
         log.say(
             f"step {step}: GED {values['ged']:.3f}, matched IoU {values['hm_iou']:.3f}, "
             f"diversity {values['diversity']:.3f}, GED without self pairs {judged:.3f}{interval} on "
@@ -69,7 +78,7 @@ class Validation:
         if not better:
             return best
         keep_model(model, self.run, step, len(self.rows), values)
-        return judged
+        return judged if best is None else min(judged, best)
 
     def _picture(self, model: Segmenter, step: int) -> None:
         from stochseg.report.panels import save_panel
