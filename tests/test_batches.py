@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stochseg.config import InputConfig
-from stochseg.data.batches import Batches, augment, centre_crop_for, in_order, read_rows, warp
+from stochseg.data.batches import Ahead, Batch, Batches, augment, centre_crop_for, in_order, read_rows, warp
 from stochseg.data.class_flips import draw_flips, flip_classes
 from stochseg.data.store import ClassInfo, StoreWriter, open_store
 from stochseg.errors import InputError
@@ -27,6 +27,24 @@ def test_a_step_gives_the_same_batch_whatever_came_before(tiny_store: Path) -> N
     assert torch.equal(first.at(3).labels, again.labels)
     assert not torch.equal(first.at(2).images, again.images)
     assert not torch.equal(Batches(split, 5, ALL, seed=4).at(3).images, again.images)
+
+
+def test_batches_drawn_ahead_are_the_same_in_any_order(tiny_store: Path) -> None:
+    batches = Batches(open_store(tiny_store).split("train"), 5, ALL, seed=3)
+    with Ahead(batches.at, threaded=True) as ahead:
+        for step in (0, 1, 2, 7, 8, 3, 3):
+            assert torch.equal(ahead.at(step).images, batches.at(step).images)
+
+    def fails(step: int) -> Batch:
+        if step == 2:
+            raise OSError("the disk is gone")
+        return batches.at(step)
+
+    with Ahead(fails, threaded=True) as ahead:
+        ahead.at(0)
+        ahead.at(1)
+        with pytest.raises(OSError, match="the disk is gone"):
+            ahead.at(2)
 
 
 def test_an_epoch_holds_each_image_at_most_once_and_epochs_differ(tiny_store: Path) -> None:

@@ -4,6 +4,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,3 +19,37 @@ def test_the_benchmark_of_the_metrics_runs(tmp_path: Path) -> None:
     assert [row["maps"] for row in rows] == ["lesions", "noise", "street"]
     assert all(row["numpy"] > 0 and row["ged"] > 0 for row in rows)
     assert "street" in run.stdout
+
+
+def results(script: str, out: Path, *options: str) -> Any:
+    command = [sys.executable, ROOT / "benchmarks" / script, *options]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+def test_the_benchmark_against_a_plain_version_runs(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    options = ["--batch", "2", "--size", "32", "--samples", "4", "--rounds", "1", "--threads", "1", "--out", str(out)]
+    found = results("against_official.py", out, *options)
+    assert found["compared_with"] == "plain"
+    assert {"step float32", "4 samples", "scores"} <= {row["work"] for row in found["results"]}
+    assert all(row["ratio"] > 0 for row in found["results"])
+
+
+@pytest.mark.slow
+def test_the_benchmarks_of_the_data_run(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    options = ["--presets", "demo", "--images", "40", "--rounds", "1", "--threads", "1", "--out", str(out)]
+    assert all(row["head_room"] > 0 for row in results("data_pipeline.py", out, *options)["results"])
+    large = results("large_store.py", out, "--images", "100", "20000", "--batches", "5", "--out", str(out))["results"]
+    assert large[1]["gigabytes"] > 0.4
+    assert large[1]["peak_megabytes"] < 60
+
+
+@pytest.mark.slow
+def test_the_growth_curves_are_drawn(tmp_path: Path) -> None:
+    options = ["--curves", "samples", "size", "classes", "images", "--most", "16", "--rounds", "1", "--threads", "1"]
+    found = results("growth.py", tmp_path / "growth.json", *options, "--out", str(tmp_path))["seconds"]
+    assert found.keys() == {"samples", "size", "classes", "images"}
+    assert {file.stem for file in tmp_path.glob("*.png")} == found.keys()

@@ -23,7 +23,9 @@ from stochseg.errors import InputError, RunError
 from stochseg.evaluation import evaluate
 from stochseg.models.car import CAR
 from stochseg.presets import load_config
+from stochseg.processes import World
 from stochseg.training import checkpoint
+from stochseg.training.distributed import Exchange
 from stochseg.training.gradients import Targets, accumulate_gradients
 from stochseg.training.log import read_metrics
 from stochseg.training.phases import Phase
@@ -166,8 +168,9 @@ def test_a_number_that_is_not_finite_never_reaches_the_weights(tiny_store: Path)
     batch = Batch(torch.full((6, 1, 32, 32), math.nan), torch.zeros(6, 2, 32, 32, dtype=torch.uint8))
     start = {k: v.clone() for k, v in model.networks.state_dict().items()}
     z = torch.randn(6, config.objective.samples, model.latent)
+    alone = Exchange(World(), lambda: False, lambda: 0.0)
     with pytest.raises(RunError, match=r"cross_entropy is nan in step 7.*--resume"):
-        take_step(model, phases, batch, z, config, None, torch.float32, 0.0, {p.name: 1.0 for p in phases}, 7)
+        take_step(model, phases, batch, z, config, None, torch.float32, 0.0, {p.name: 1.0 for p in phases}, 7, alone)
     assert same(start, dict(model.networks.state_dict()))
 
 

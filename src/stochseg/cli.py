@@ -1,5 +1,6 @@
 """The command line: one function a command. Only this file knows command lines; help comes from docstrings."""
 
+import os
 import re
 import sys
 import traceback
@@ -7,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stochseg.errors import InputError, RunError, Stopped
-from stochseg.progress import say
+from stochseg.errors import InputError, RunError, SaidElsewhere, Stopped
+from stochseg.processes import several, speaks
+from stochseg.progress import complain, say
 
 Command = Callable[[list[str]], int]
 SUCCESS, FAILURE, BAD_INPUT, SKIPPED, STOPPED = 0, 1, 2, 3, 75
@@ -17,31 +19,43 @@ SUCCESS, FAILURE, BAD_INPUT, SKIPPED, STOPPED = 0, 1, 2, 3, 75
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 done, 1 failure, 2 bad input, 3 inputs skipped, 75 stopped and saved."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    given = [a for a in given if a != "--debug"]
+    code = _run([a for a in given if a != "--debug"], "--debug" in given)
+    if code not in (SUCCESS, SKIPPED) and several():  # the usual end would wait for processes that may be gone
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _run(given: list[str], debug: bool) -> int:
     try:
+        if given and given[0] not in SHARED and several():
+            raise InputError(f"stochseg {given[0]}: is the work of one process; start it without torchrun")
         return dispatch("stochseg", COMMANDS, given)
     except (InputError, RunError) as error:
         if debug:
             traceback.print_exc()
-        say(f"stochseg: error: {' '.join(str(error).split())}")
+        complain(f"stochseg: error: {' '.join(str(error).split())}")
         return BAD_INPUT if isinstance(error, InputError) else FAILURE
+    except SaidElsewhere as elsewhere:
+        return BAD_INPUT if elsewhere.bad_input else FAILURE
     except Stopped as stopped:
         say(f"stochseg: {stopped}")
         return STOPPED
     except KeyboardInterrupt:
-        say("stochseg: stopped")
+        complain("stochseg: stopped")
         return FAILURE
     except OSError as error:
         if debug:
             traceback.print_exc()
-        say(f"stochseg: error: {error.filename or 'a file'}: {error.strerror}; make room, or get the rights")
+        complain(f"stochseg: error: {error.filename or 'a file'}: {error.strerror}; make room, or get the rights")
         return BAD_INPUT
     except Exception as error:
         if debug:
             traceback.print_exc()
         text = " ".join(str(error).split())
-        say(f"stochseg: error: unexpected {type(error).__name__}: {text}; please report it with what --debug shows")
+        complain(
+            f"stochseg: error: unexpected {type(error).__name__}: {text}; please report it with what --debug shows"
+        )
         return FAILURE
 
 
@@ -122,6 +136,7 @@ def _train(prog: str, text: str, given: list[str], preset: str, **fixed: object)
     """Run and store. preset: the default; fixed: keys of the config that this command sets."""
     from stochseg.config import Config
     from stochseg.presets import preset_names
+    from stochseg.training.profile import profile_table
     from stochseg.training.run import train as call
 
     parser = _parser(prog, text)
@@ -131,9 +146,10 @@ def _train(prog: str, text: str, given: list[str], preset: str, **fixed: object)
     parser.add_argument("--out", type=Path, help="run directory; default runs/DATE_TIME_PRESET")
     parser.add_argument("--resume", action="store_true", help="go on in --out where training stopped")
     parser.add_argument("--verify", action="store_true", help="read the whole store first and compare its sha256")
+    parser.add_argument("--profile", action="store_true", help="show where a step's time goes; writes RUN/profile.json")
     parser.add_class_arguments(Config)
     flags = _parse(parser, given, only_given=True)
-    ours = {name: flags.pop(name) for name in ("config", "data", "out", "resume", "verify") if name in flags}
+    ours = {name: flags.pop(name) for name in ("config", "data", "out", "resume", "verify", "profile") if name in flags}
     if not ours.get("resume"):  # which keeps its own
         ours.setdefault("config", preset)
     for name, value in fixed.items():
@@ -141,7 +157,10 @@ def _train(prog: str, text: str, given: list[str], preset: str, **fixed: object)
             raise InputError(
                 f"--{name} {flags[name]}: {prog} sets it to {value}; leave it out, or use `stochseg train`"
             )
-    return call(**ours, **flags), ours["data"]
+    run = call(**ours, **flags)
+    if ours.get("profile") and speaks():
+        print(profile_table(run))
+    return run, ours["data"]
 
 
 def blackbox(given: list[str]) -> int:
@@ -196,7 +215,8 @@ def evaluate(given: list[str]) -> int:
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_function_arguments(call, skip={"run", "calibration", "blackbox"})
     result = call(**_parse(parser, given))
-    print(scores_table(result))
+    if speaks():
+        print(scores_table(result))
     return SKIPPED if result["skipped"] else SUCCESS
 
 
@@ -402,6 +422,8 @@ SOURCES: dict[str, tuple[Command, str]] = {
     "cityscapes": (prepare_cityscapes, "Cityscapes, or street scenes in its layout, with classes that flip"),
     "ambiguous": (prepare_ambiguous, "generated images with an exactly known distribution of answers"),
 }
+SHARED = ("train", "evaluate", "sample")
+"""Commands that several processes can share."""
 COMMANDS: dict[str, tuple[Command, str]] = {
     "demo": (demo, "generated data, training, evaluation and report in one go"),
     "prepare": (prepare, "make a store of source files"),

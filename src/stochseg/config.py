@@ -305,10 +305,14 @@ class TrainingConfig:
     """Largest gradient norm of a network; none does not clip."""
     ema: float | None = 0.999
     """Decay of the averaged weights that are validated and saved; none keeps the last weights."""
+    compile: bool = False
+    """Compile the networks of method car with torch.compile: minutes at the start, less time a step where it works."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     save_every: float = 60.0
     """Seconds between checkpoints; one is also written after each validation."""
+    timeout: float = 600.0
+    """Seconds that one of several processes waits for another that does not answer, before the run ends."""
     tensorboard: bool = False
     """Also log to RUN/tensorboard (extra `tensorboard`)."""
     wandb: str | None = None
@@ -326,6 +330,7 @@ class TrainingConfig:
         _require(self.clip is None or self.clip > 0, "training.clip", self.clip, "above 0, or none")
         _require(self.warmup >= 0, "training.warmup", self.warmup, "at least 0")
         _require(self.log_every >= 1, "training.log_every", self.log_every, "at least 1")
+        _require(self.timeout > 0, "training.timeout", self.timeout, "above 0")
 
 
 @dataclass(frozen=True)

@@ -19,3 +19,19 @@ class RunError(RuntimeError):
 
 class Stopped(Exception):
     """A signal ended the training; its state is saved. Exit code 75."""
+
+
+class NotFinite(RunError):
+    """A loss or a gradient is not a number: in all processes that share the step. Exit code 1."""
+
+
+class LostProcess(RunError):
+    """One of several processes has ended or does not answer, and this one cannot go on without it. Exit code 1."""
+
+
+class SaidElsewhere(Exception):
+    """Another of several processes tells why this one ends too. bad_input: whether it is an `InputError` there."""
+
+    def __init__(self, bad_input: bool) -> None:
+        super().__init__("another process says why")
+        self.bad_input = bad_input

@@ -25,11 +25,13 @@ from stochseg.metrics.intervals import bootstrap_totals_interval
 from stochseg.metrics.matching import check_counts
 from stochseg.metrics.modes import missed_mass, mode_total_variation, nearest_modes
 from stochseg.metrics.raters import raters_reference
-from stochseg.models.precision import resolve_device, resolve_precision
+from stochseg.models.precision import resolve_precision
 from stochseg.models.segmenter import Segmenter, class_maps
+from stochseg.processes import current, joined
 from stochseg.progress import say, track
 from stochseg.sampling.latents import Draws, latents
 from stochseg.scoring.scores import averages, calibration_errors, more_scores, score_maps
+from stochseg.scoring.shared import score_shared
 from stochseg.scoring.streets import blackbox_right, flip_counts, flip_summary, iou_counts, iou_summary
 from stochseg.writable import check_writable
 
@@ -56,6 +58,12 @@ class Scores:
     reliability: dict[tuple[str, str], ReliabilityCounts]
     bins: dict[str, NDArray[np.float64]]
     counts: Values
+
+
+def images_at_once(split: Split, crop: Crop) -> int:
+    """How many images of a split are scored at once."""
+    h, w = crop_size(crop, (split.images.shape[1], split.images.shape[2]))
+    return min(BATCH, max(1, PIXELS_AT_ONCE // (h * w)))
 
 
 def score_split(
@@ -85,8 +93,7 @@ def score_split(
     reliability: dict[tuple[str, str], ReliabilityCounts] = {}
     bins: defaultdict[str, list[Tensor]] = defaultdict(list)
     counts_found: defaultdict[str, list[Tensor]] = defaultdict(list)
-    h, w = crop_size(crop, (split.images.shape[1], split.images.shape[2]))
-    size = min(BATCH, max(1, PIXELS_AT_ONCE // (h * w)))
+    size = images_at_once(split, crop)
     judged = bool(
         full and flips and "blackbox" in split.extras
     )  # a store's black box says where flips are to be counted
@@ -189,6 +196,7 @@ def mode_scores(maps: Tensor, modes: Tensor, probabilities: Tensor, k: int, igno
     }
 
 
+@joined()
 def evaluate(
     run: str | Path,
     data: str | Path,
@@ -206,6 +214,8 @@ def evaluate(
     on_error: OnError = "stop",
 ) -> dict[str, Any]:
     """Score a run on a split and write RUN/evaluation/SPLIT.json and SPLIT.npz; returns what the former holds.
+
+    Several processes (docs/distributed.md) share the images; the numbers are those of one, to the last bit.
 
     Args:
         run: run directory or exported model.
@@ -227,45 +237,53 @@ def evaluate(
             exit code 3.
     """
     run, data = Path(run), Path(data)
-    for flag, value, least in (("samples", samples, 1), ("limit", limit, 1), ("seed", seed, 0)):
-        if value is not None and value < least:
-            raise InputError(f"--{flag} {value}: must be at least {least}")
-    store = open_store(data, verify, some_labels=False)
-    chosen = store.split(split)
-    model = Segmenter.load(run, precision, resolve_device(device), calibration, blackbox)
-    check_fit(model, store)
-    check_blackbox(chosen, model.needs_blackbox)
-    flips = store.flips or None
-    rule = get_convention(convention or store.convention, flips is not None)
-    if rule.counted == "flips" and flips is None:
-        raise InputError(
-            f"--convention {rule.name}: counts the classes that flip; flips come from the store, and {data} has none; "
-            "take another, such as ccdm"
-        )
-    crop = centre_crop_for(model.size, chosen)
-    folder = run / "evaluation"
-    check_writable(folder, str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
-    rows, skipped = _usable(store, chosen, rows, on_error)
+    world = current()
+    with world.as_one():
+        for flag, value, least in (("samples", samples, 1), ("limit", limit, 1), ("seed", seed, 0)):
+            if value is not None and value < least:
+                raise InputError(f"--{flag} {value}: must be at least {least}")
+        store = open_store(data, verify, some_labels=False)
+        chosen = store.split(split)
+        model = Segmenter.load(run, precision, world.device(device), calibration, blackbox)
+        check_fit(model, store)
+        check_blackbox(chosen, model.needs_blackbox)
+        flips = store.flips or None
+        rule = get_convention(convention or store.convention, flips is not None)
+        if rule.counted == "flips" and flips is None:
+            raise InputError(
+                f"--convention {rule.name}: counts the classes that flip; flips come from the store, and {data} has none; "
+                "take another, such as ccdm"
+            )
+        crop = centre_crop_for(model.size, chosen)
+        folder = run / "evaluation"
+        check_writable(folder, str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
+        rows, skipped = _usable(store, chosen, rows, on_error)
     name = split if draws == "independent" else f"{split}_{draws}"
     _say_replaced(folder / f"{name}.json", len(rows), rule.name)
     start = time.monotonic()
-    scores = score_split(
-        model,
-        chosen,
-        samples,
-        rule,
-        crop=crop,
-        ignore=store.ignore,
-        flips=flips,
-        seed=seed,
-        draws=draws,
-        rows=rows,
-        progress=True,
+    scores = score_shared(
+        world,
+        rows,
+        images_at_once(chosen, crop),
+        lambda some: score_split(
+            model,
+            chosen,
+            samples,
+            rule,
+            crop=crop,
+            ignore=store.ignore,
+            flips=flips,
+            seed=seed,
+            draws=draws,
+            rows=some,
+            progress=True,
+        ),
     )
     seconds = time.monotonic() - start
-    store.check_unchanged()
+    with world.as_one():
+        store.check_unchanged()
     arrays: dict[str, NDArray[Any]] = {"ids": np.array(chosen.ids)[rows], "groups": np.array(chosen.groups)[rows]}
     result = summary(scores, arrays["groups"])
     if "overlaps" in scores.counts:
@@ -294,6 +312,8 @@ def evaluate(
     }
     arrays |= scores.values | scores.counts
     arrays |= {f"{name}_{key}": value for name, values in scores.baselines.items() for key, value in values.items()}
+    if not world.first:
+        return result
     _write_arrays(folder / f"{name}_examples.npz", examples(model, chosen, scores, samples, crop, seed, rows, draws))
     _write_arrays(folder / f"{name}.npz", arrays)
     partial = folder / f"{name}.json.partial"

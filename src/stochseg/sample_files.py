@@ -15,8 +15,9 @@ from stochseg.data.image_files import list_images, read_image
 from stochseg.data.store import sha256_of
 from stochseg.errors import InputError, OnError
 from stochseg.metrics import class_frequencies
-from stochseg.models.precision import resolve_device, resolve_precision
+from stochseg.models.precision import resolve_precision
 from stochseg.models.segmenter import Segmenter, load, model_folder
+from stochseg.processes import current, joined
 from stochseg.progress import say, track
 from stochseg.sampling import choose
 from stochseg.sampling.latents import Draws, latents
@@ -34,6 +35,7 @@ class SampledFiles:
     kept: list[Path]
 
 
+@joined()
 def sample_files(
     run: str | Path,
     images: Sequence[str | Path],
@@ -54,7 +56,8 @@ def sample_files(
 
     A sample depends on the seed, the pixels of its image and its own number alone: not on the file's name, nor on what
     else is sampled. InputError at an image that cannot be read, or, where such are skipped, where none can; also where two
-    images would share a folder, and where a folder is there already.
+    images would share a folder, and where a folder is there already. Several processes (docs/distributed.md) share the
+    images.
 
     Args:
         run: run directory or exported model.
@@ -75,42 +78,54 @@ def sample_files(
             code 3.
     """
     run, out = Path(run), Path(out)
-    for flag, value, least in (("samples", samples, 1), ("seed", seed, 0)):
-        if value < least:
-            raise InputError(f"--{flag} {value}: must be at least {least}")
-    if most_different is not None and not 1 <= most_different <= samples:
-        raise InputError(f"--most-different {most_different}: must be from 1 to --samples {samples}")
-    if overwrite and resume:
-        raise InputError("--overwrite and --resume: replace what is there, or keep it; pass one of them")
-    folders = _folders(list_images(images), out, overwrite, resume)
-    model = load(run, precision, resolve_device(device))
-    box = None if blackbox is None else Path(blackbox)
-    answer = answers_for(model, box, blackbox_ids, [folder.name for folder in folders.values()])
-    check_writable(out, f"--out {out}")
-    settings = _settings(model, run, samples, seed, draws, most_different, box)
-    kept = [folder for file, folder in folders.items() if resume and _is_kept(folder, file, settings)]
-    folders = {file: folder for file, folder in folders.items() if folder not in kept}
+    world = current()
+    with world.as_one():
+        for flag, value, least in (("samples", samples, 1), ("seed", seed, 0)):
+            if value < least:
+                raise InputError(f"--{flag} {value}: must be at least {least}")
+        if most_different is not None and not 1 <= most_different <= samples:
+            raise InputError(f"--most-different {most_different}: must be from 1 to --samples {samples}")
+        if overwrite and resume:
+            raise InputError("--overwrite and --resume: replace what is there, or keep it; pass one of them")
+        folders = _folders(list_images(images), out, overwrite, resume)
+        model = load(run, precision, world.device(device))
+        box = None if blackbox is None else Path(blackbox)
+        answer = answers_for(model, box, blackbox_ids, [folder.name for folder in folders.values()])
+        check_writable(out, f"--out {out}")
+        settings = _settings(model, run, samples, seed, draws, most_different, box)
+        kept = [folder for file, folder in folders.items() if resume and _is_kept(folder, file, settings)]
+        folders = {file: folder for file, folder in folders.items() if folder not in kept}
     written: list[Path] = []
     unpromised: list[str] = []
     failed: dict[Path, InputError] = {}
-    for file, folder in track(folders.items(), len(folders), "sampling"):
+    mine = world.share(list(folders.items()))
+    for file, folder in track(mine, len(mine), "sampling"):
         try:
             image = read_image(file, model.channels, model.windows)
             seen = answer(folder.name, _size(image))
         except InputError as error:
-            if on_error == "stop":
-                raise InputError(
-                    f"{error}; {counted(len(kept) + len(written), 'image')} of {len(kept) + len(folders)} done: go on with "
-                    "--resume, and pass --on-error skip to leave such images out"
-                ) from error
             failed[file] = error
+            if on_error == "stop":
+                break
             continue
         _sample_one(model, file, image, seen, folder, settings, most_different)
         if model.coverage and not model.coverage.holds_for(_size(image)):
             unpromised.append(file.name)
         written.append(folder)
-    if not written and not kept:
-        raise next(iter(failed.values()))
+    parts = world.gather((written, unpromised, failed))
+    done = {folder for part in parts for folder in part[0]}
+    written = [folder for folder in folders.values() if folder in done]
+    unpromised = [name for part in parts for name in part[1]]
+    refused = {file: error for part in parts for file, error in part[2].items()}
+    failed = {file: refused[file] for file in folders if file in refused}
+    with world.as_one():
+        if failed and on_error == "stop":
+            raise InputError(
+                f"{next(iter(failed.values()))}; {counted(len(kept) + len(written), 'image')} of {len(kept) + len(folders)} "
+                "done: go on with --resume, and pass --on-error skip to leave such images out"
+            )
+        if not written and not kept:
+            raise next(iter(failed.values()))
     for reason in failed.values():
         say(f"left out: {reason}")
     if unpromised and model.coverage:

@@ -9,10 +9,10 @@ NAMED = 3
 def counted(count: int, noun: str) -> str:
     """The number with its noun.
 
-    >>> counted(1, "image"), counted(1200, "city")
-    ('1 image', '1,200 cities')
+    >>> counted(1, "image"), counted(1200, "city"), counted(2, "process")
+    ('1 image', '1,200 cities', '2 processes')
     """
-    several = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    several = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}{'es' if noun.endswith('s') else 's'}"
     return f"{count:,} {noun if count == 1 else several}"
 
 

@@ -5,8 +5,10 @@ Since nothing is carried over from one batch to the next, a run can be resumed a
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from stochseg.config import Crop, InputConfig
 from stochseg.data.class_flips import draw_flips, flip_classes
-from stochseg.data.store import SOFT_STEPS, Split
+from stochseg.data.store import SOFT_STEPS, Split, read_ahead
 from stochseg.errors import InputError
 
 
@@ -32,6 +34,17 @@ class Batch:
     blackbox: Tensor | None = None
 
 
+class Portion(NamedTuple):
+    """Some rows of a batch of `whole` images.
+
+    Random numbers are drawn for the whole batch and those of the rows kept, so that processes which share a batch see
+    what one process alone would.
+    """
+
+    whole: int
+    rows: slice = slice(None)
+
+
 class Batches:
     """Training batches of a split; `batches.at(step)` is the batch of that step, whatever was asked before.
 
@@ -45,6 +58,7 @@ class Batches:
     ) -> None:
         self.split, self.size, self.config, self.seed, self.flips = split, size, config, seed, flips
         self.per_epoch = max(1, len(split) // size)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # of the epoch last asked for
         check_crop(split, config.crop)
         check_blackbox(split, config.blackbox)
         if flips and split.labels.shape[1] != 1:
@@ -59,23 +73,27 @@ class Batches:
     def rows_at(self, step: int) -> np.ndarray:
         """The rows of the split that make up the batch of this step."""
         epoch, index = divmod(step, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.split))
-        return np.resize(order, max(self.size, len(order)))[index * self.size : (index + 1) * self.size]
+        if self._order[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.split))
+            self._order = epoch, np.resize(order, max(self.size, len(order)))
+        return self._order[1][index * self.size : (index + 1) * self.size]
 
-    def at(self, step: int) -> Batch:
-        generator = self._generator(step, 1)
-        rows, config = self.rows_at(step), self.config
+    def at(self, step: int, rows: slice = slice(None)) -> Batch:
+        """The batch of this step, or some rows of it."""
+        generator, config = self._generator(step, 1), self.config
+        chosen, portion = self.rows_at(step)[rows], Portion(self.size, rows)
         if config.rotate or config.scale:
             window = dataclasses.replace(config, crop=_window(self.split, config.crop))
-            images, maps = warp(*read_rows(self.split, rows, window, generator), config, generator)
+            images, maps = read_rows(self.split, chosen, window, generator, portion)
+            images, maps = warp(images, maps, config, generator, portion)
         else:
-            images, maps = read_rows(self.split, rows, config, generator)
-        batch = augment(images, maps, self.config, generator, self.split.labels.shape[1])
-        return self._flipped(batch, step) if self.flips else batch
+            images, maps = read_rows(self.split, chosen, config, generator, portion)
+        batch = augment(images, maps, config, generator, self.split.labels.shape[1], portion)
+        return self._flipped(batch, step, rows) if self.flips else batch
 
-    def _flipped(self, batch: Batch, step: int) -> Batch:
+    def _flipped(self, batch: Batch, step: int, rows: slice) -> Batch:
         """The batch with flips drawn afresh, made in the labels, and in the black box's ids where that is asked for."""
-        happens = draw_flips(self.flips, self.size, self.config.label_draws, self._generator(step, 4))
+        happens = draw_flips(self.flips, self.size, self.config.label_draws, self._generator(step, 4))[rows]
         seen = batch.blackbox
         if seen is not None and self.config.flip_blackbox:
             if seen.ndim != 3:
@@ -86,6 +104,34 @@ class Batches:
     def _generator(self, step: int, purpose: int) -> torch.Generator:
         """One for each step and purpose, so that none depends on how much another draws."""
         return torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, purpose]).integers(2**62)))
+
+
+class Ahead:
+    """Batches by step, the next one drawn in a thread while this one is worked on; a context manager.
+
+    Worth it where the work is on a GPU; on a CPU the thread would take the time it saves (`threaded` False: none).
+    """
+
+    def __init__(self, draw: Callable[[int], Batch], threaded: bool) -> None:
+        self._draw = draw
+        self._pool = ThreadPoolExecutor(1) if threaded else None
+        self._next: tuple[int, Future[Batch]] | None = None
+
+    def at(self, step: int) -> Batch:
+        """The batch of this step, whatever was asked before."""
+        if self._pool is None:
+            return self._draw(step)
+        drawn = self._next[1] if self._next is not None and self._next[0] == step else None
+        batch = (drawn or self._pool.submit(self._draw, step)).result()
+        self._next = step + 1, self._pool.submit(self._draw, step + 1)
+        return batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
 
 def in_order(
@@ -134,7 +180,11 @@ def check_blackbox(split: Split, wanted: bool) -> None:
 
 
 def read_rows(
-    split: Split, rows: np.ndarray, config: InputConfig, generator: torch.Generator | None
+    split: Split,
+    rows: np.ndarray,
+    config: InputConfig,
+    generator: torch.Generator | None,
+    portion: Portion | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Read and crop rows of a split: images float32 [b c h w] in [0, 1], and their maps uint8 [b r+p h w] (`planes`).
 
@@ -143,18 +193,21 @@ def read_rows(
     """
     whole = (split.images.shape[1], split.images.shape[2])
     size = crop_size(config.crop, whole)
-    windows = np.tile(size, (len(rows), 1))
+    part = portion or Portion(len(rows))
+    windows = np.tile(size, (part.whole, 1))
     if generator is not None and config.zoom:
-        share = torch.tensor(config.zoom)[torch.randint(len(config.zoom), (len(rows),), generator=generator)]
-        share = share.where(torch.rand(len(rows), generator=generator) < 0.5, 1.0)
+        share = torch.tensor(config.zoom)[torch.randint(len(config.zoom), (part.whole,), generator=generator)]
+        share = share.where(torch.rand(part.whole, generator=generator) < 0.5, 1.0)
         windows = np.maximum(1, np.rint(windows * share.double().numpy()[:, None])).astype(int)
     room = np.array(whole) - windows
     start = room // 2
     if generator is not None and config.jitter and room.any():
-        move = torch.rand(len(rows), 2, generator=generator).numpy() - 0.5
+        move = torch.rand(part.whole, 2, generator=generator).numpy() - 0.5
         start = np.rint(room / 2 + move * room * config.jitter).astype(int)
+    for array in (split.images, split.labels, *([split.extras["blackbox"]] if config.blackbox else [])):
+        read_ahead(array, rows)
     images, maps = [], []
-    for i, (t, x), (wh, ww) in zip(rows, start, windows):
+    for i, (t, x), (wh, ww) in zip(rows, start[part.rows], windows[part.rows]):
         down, across = slice(t, t + wh), slice(x, x + ww)
         image = torch.from_numpy(np.array(split.images[i, down, across])).permute(2, 0, 1).float()
         of_image = torch.from_numpy(np.array(planes(split, i, down, across, config)))
@@ -193,7 +246,9 @@ def _window(split: Split, crop: Crop) -> Crop:
     return None if crop is None else (h, w)
 
 
-def warp(images: Tensor, maps: Tensor, config: InputConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def warp(
+    images: Tensor, maps: Tensor, config: InputConfig, generator: torch.Generator, portion: Portion | None = None
+) -> tuple[Tensor, Tensor]:
     """Rotate and scale images [b c h w] in [0, 1] and maps [b r h w] about their centre, and crop to config.crop.
 
     Images by bicubic interpolation, mirrored beyond their border; maps by the nearest pixel. An angle and a scale
@@ -201,7 +256,8 @@ def warp(images: Tensor, maps: Tensor, config: InputConfig, generator: torch.Gen
     """
     b, c, h, w = images.shape
     ch, cw = crop_size(config.crop, (h, w))
-    angle, scale = torch.rand(2, b, generator=generator) * 2 - 1
+    part = portion or Portion(b)
+    angle, scale = (torch.rand(2, part.whole, generator=generator) * 2 - 1)[:, part.rows]
     angle = angle * math.radians(config.rotate)
     scale = (scale * math.log1p(config.scale)).exp()
     cos, sin, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros(b)
@@ -213,7 +269,12 @@ def warp(images: Tensor, maps: Tensor, config: InputConfig, generator: torch.Gen
 
 
 def augment(
-    images: Tensor, maps: Tensor, config: InputConfig, generator: torch.Generator, raters: int | None = None
+    images: Tensor,
+    maps: Tensor,
+    config: InputConfig,
+    generator: torch.Generator,
+    raters: int | None = None,
+    portion: Portion | None = None,
 ) -> Batch:
     """Vary images [b c h w] in [0, 1] and maps [b r+p h w] (`planes`) jointly, and shuffle each image's raters.
 
@@ -222,22 +283,23 @@ def augment(
     from kornia.enhance import adjust_contrast_with_mean_subtraction, adjust_gamma
     from kornia.geometry.transform import hflip, vflip
 
-    b = len(images)
+    part = portion or Portion(len(images))
     for flip in {"none": (), "horizontal": (hflip,), "both": (hflip, vflip)}[config.flips]:
-        chosen = torch.rand(b, generator=generator) < 0.5
+        chosen = torch.rand(part.whole, generator=generator)[part.rows] < 0.5
         images[chosen], maps[chosen] = flip(images[chosen]), flip(maps[chosen])
     if config.turns and images.shape[-1] == images.shape[-2]:
-        quarters = torch.randint(4, (b,), generator=generator)
+        quarters = torch.randint(4, (part.whole,), generator=generator)[part.rows]
         for k in (1, 2, 3):
             chosen = quarters == k
             images[chosen] = images[chosen].rot90(k, (-2, -1))
             maps[chosen] = maps[chosen].rot90(k, (-2, -1))
     if config.intensity:
-        gamma, contrast, brightness = (torch.rand(3, b, generator=generator) * 2 - 1) * config.intensity
+        changes = torch.rand(3, part.whole, generator=generator)[:, part.rows]
+        gamma, contrast, brightness = (changes * 2 - 1) * config.intensity
         images = adjust_gamma(images, gamma.exp())
         images = adjust_contrast_with_mean_subtraction(images, contrast.exp())
         images = (images + brightness[:, None, None, None]).clamp(0, 1)
     labels, blackbox = _apart(maps, maps.shape[1] if raters is None else raters)
-    order = torch.rand(labels.shape[:2], generator=generator).argsort(1)
+    order = torch.rand(part.whole, labels.shape[1], generator=generator)[part.rows].argsort(1)
     labels = labels.gather(1, order[:, :, None, None].expand_as(labels))
     return Batch(images * 2 - 1, labels, blackbox)

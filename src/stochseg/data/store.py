@@ -13,10 +13,11 @@ opened is a store that was finished.
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -210,6 +211,7 @@ def _open_split(path: Path, name: str, entry: Mapping[str, Any]) -> Split:
         wanted = (list(facts["shape"]), facts["dtype"])
         if found != wanted:
             raise InputError(f"{file}: holds {found[1]} {found[0]}, index.json says {wanted[1]} {wanted[0]}")
+        _read_rows_alone(opened)
         if len(opened) != count:
             raise InputError(f"{file}: {len(opened)} rows for {count} ids in index.json")
         arrays[array] = opened
@@ -223,6 +225,23 @@ def _open_split(path: Path, name: str, entry: Mapping[str, Any]) -> Split:
     if len(entry["groups"]) != count:
         raise InputError(f"{path}: split '{name}' has {count} ids and {len(entry['groups'])} groups")
     return Split(name, images, labels, entry["ids"], entry["groups"], entry["source"], arrays)
+
+
+def _read_rows_alone(mapped: Array) -> None:
+    """Rows come at random: without this the kernel reads the neighbours of each, many times what is needed."""
+    if isinstance(mapped, np.memmap) and hasattr(mmap, "MADV_RANDOM"):
+        mapped._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+
+
+def read_ahead(mapped: Array, rows: Iterable[int]) -> None:
+    """Let the kernel read rows of a memory-mapped array together, before they are touched page by page."""
+    if not isinstance(mapped, np.memmap) or not hasattr(mmap, "MADV_WILLNEED"):
+        return
+    first, size = mapped.offset % mmap.ALLOCATIONGRANULARITY, mapped.strides[0]
+    for row in rows:
+        start = first + int(row) * size
+        page = start - start % mmap.PAGESIZE
+        mapped._mmap.madvise(mmap.MADV_WILLNEED, page, start + size - page)  # type: ignore[attr-defined]
 
 
 def _check_labels(path: Path, split: Split, classes: int, every: bool) -> None:

@@ -1,7 +1,6 @@
 """One step's losses of all networks, and their gradients. Which equation is where: ARCHITECTURE.md."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from stochseg.config import ObjectiveConfig
 from stochseg.data.batches import Batch
 from stochseg.models.blackbox import with_seen
 from stochseg.models.discriminator import probability
-from stochseg.models.interfaces import Choice, RefinementNet
+from stochseg.models.interfaces import Choice
 from stochseg.models.precision import autocast
 from stochseg.models.segmenter import class_maps, one_hot_maps
 from stochseg.objectives.adversarial import (
@@ -33,6 +32,8 @@ from stochseg.objectives.energy import (
     mean_of_samples,
 )
 from stochseg.objectives.targets import Targets
+from stochseg.training.compiled import calibrate, hypothesise
+from stochseg.training.profile import timed
 
 
 def baseline_gradients(
@@ -47,7 +48,7 @@ def baseline_gradients(
     """The same for a method with one network and one loss of its own: the first of those that it names."""
     device = part.images.device
     targets = Targets.of(part.labels, len(model.classes), ignore, objective.raters == "all")
-    with autocast(dtype, device):
+    with timed("F"), autocast(dtype, device):
         losses = model.losses(part.images, targets, z)
     _backward(next(iter(losses.values())), share)
     return {name: loss.detach() for name, loss in losses.items()}
@@ -78,14 +79,14 @@ def accumulate_gradients(
     losses: dict[str, Tensor] = {}
 
     with torch.set_grad_enabled(objective.cross_entropy > 0), autocast(dtype, device):
-        logits = networks["calibration"](with_seen(x, part.blackbox))
+        with timed("F"):
+            logits = calibrate(networks, with_seen(x, part.blackbox))
         losses["cross_entropy"] = cross_entropy(logits, targets.mean)
     _backward(objective.cross_entropy * losses["cross_entropy"], share)
 
     q = _visible(logits.detach().float().softmax(1), targets, ignore)
-    refinement = cast(RefinementNet, networks["refinement"])
-    with autocast(dtype, device):
-        logits, choice = refinement.hypotheses(refinement.encode(x, q), z)  # [b n k h w]
+    with timed("G"), autocast(dtype, device):
+        logits, choice = hypothesise(networks, x, q, z)  # [b n k h w]
     empty = None if choice is None else choice.empty
     samples = logits.float().softmax(2)
     mean = mean_of_samples(samples, empty)
@@ -169,7 +170,7 @@ def _adversarial(
     """The samples' loss against a discriminator whose weights get no gradient from it."""
     b, n = maps.shape[:2]
     discriminator.requires_grad_(False)
-    with autocast(dtype, x.device):
+    with timed("D"), autocast(dtype, x.device):
         fake = discriminator(x.repeat_interleave(n, 0), maps.flatten(0, 1)).view(b, n)
         real = discriminator(x, real_maps) if objective.adversary == "relativistic" else None
     discriminator.requires_grad_(True)
@@ -187,7 +188,7 @@ def _discriminator(
     share: float,
 ) -> dict[str, Tensor]:
     """The discriminator's loss on one real and one fake map an image; frozen steps only measure its accuracy."""
-    with torch.set_grad_enabled(train), autocast(dtype, x.device):
+    with timed("D"), torch.set_grad_enabled(train), autocast(dtype, x.device):
         real_pair = [each.detach().clone().requires_grad_(train and objective.r1 > 0) for each in (x, real_maps)]
         fake_pair = [each.detach().clone().requires_grad_(train and objective.r2 > 0) for each in (x, fake_maps)]
         real, fake = discriminator(*real_pair), discriminator(*fake_pair)
@@ -216,4 +217,5 @@ def _visible(maps: Tensor, targets: Targets, ignore: int | None) -> Tensor:
 
 def _backward(loss: Tensor, share: float) -> None:
     if loss.requires_grad:
-        (loss * share).backward()
+        with timed("backward"):
+            (loss * share).backward()

@@ -17,20 +17,28 @@ SHOWN = ("cross_entropy", "energy", "adversarial", "calibration")
 
 
 class Log:
-    """One object per run; `numbers` for the files, `show` for the person who waits."""
+    """One object per run; `numbers` for the files, `show` for the person who waits.
 
-    def __init__(self, run: Path, config: Config, step: int) -> None:
+    writes: whether this process does so; of several, the first does.
+    """
+
+    def __init__(self, run: Path, config: Config, step: int, writes: bool = True) -> None:
+        self._writes = writes
         self._file = run / "metrics.jsonl"
-        self._forget_after(step)
         self._bar: Any = None
         self._last_line = 0.0
         self._writers: list[Any] = []
+        if not writes:
+            return
+        self._forget_after(step)
         if config.training.tensorboard:
             self._writers.append(_tensorboard(run))
         if config.training.wandb:
             self._writers.append(_wandb(run, config))
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        if not self._writes:
+            return
         line = {"step": step} | {k: float(f"{v:.6g}") for k, v in values.items()}
         with self._file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -39,6 +47,8 @@ class Log:
 
     def show(self, step: int, share: float, seconds_left: float, losses: Mapping[str, float], speed: float) -> None:
         """A bar on a terminal; a line every ten seconds elsewhere."""
+        if not self._writes:
+            return
         shown = ", ".join(f"{name} {losses[name]:.3f}" for name in SHOWN if name in losses)
         text = f"{shown}, {speed:.0f} images/s"
         if sys.stderr.isatty():

@@ -3,7 +3,8 @@
 import math
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,31 +13,41 @@ import torch
 from torch import nn
 
 from stochseg.config import Config
-from stochseg.data.batches import Batches
+from stochseg.data.batches import Ahead, Batches
 from stochseg.data.store import Store
 from stochseg.errors import Stopped
 from stochseg.models.precision import resolve_precision
 from stochseg.models.segmenter import Segmenter
+from stochseg.processes import World
 from stochseg.progress import say
 from stochseg.training.checkpoint import average_weights, load_checkpoint, save_checkpoint
+from stochseg.training.compiled import compiled
+from stochseg.training.distributed import Exchange, copy_first
 from stochseg.training.log import Log
 from stochseg.training.phases import make_phases
+from stochseg.training.profile import end_of, end_step, profiling, timed
 from stochseg.training.schedule import Budget, learning_rate
 from stochseg.training.step import take_step
 from stochseg.training.stopping import Interrupted, stop_on_signal
 from stochseg.training.validation import Validation
 
 
-def run_training(model: Segmenter, store: Store, run: Path, config: Config, resume: bool) -> None:
+def run_training(
+    model: Segmenter, store: Store, run: Path, config: Config, resume: bool, world: World, profile: bool = False
+) -> None:
     """Train `model` on `store`, leaving everything in the directory `run`.
 
     With a budget in steps or epochs the result on a CPU depends on the config alone, bit for bit, through any number of
     kills and resumes: batches, noise and dropout are functions of (seed, step), all else is in the checkpoint. With a
-    budget in minutes it depends on the speed of the machine too.
+    budget in minutes it depends on the speed of the machine too. Several processes share each batch, all hold the same
+    weights, and the first writes. profile: measure where the time of its steps goes.
     """
+    copy_first(world, model.networks.state_dict().values())
     flips = store.flips if config.input.class_flips else ()
     batches = Batches(store.split("train"), config.training.batch, config.input, config.seed, flips)
-    validation = Validation(store, run, config)
+    rows = world.rows(config.training.batch)
+    draw = partial(batches.at, rows=rows)
+    validation = Validation(store, run, config, world)
     budget = Budget.of(config, batches.per_epoch)
     dtype = resolve_precision(config.precision, model.device)
     averaged = average_weights(model.networks, config.training.ema)
@@ -49,12 +60,13 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
         "best": None,
         "unjudged": False,  # whether a signal cut the validation after this step short
         "store": store.fingerprint,
+        "processes": world.size,
     }
     if resume:
-        numbers = load_checkpoint(run / "checkpoint", model.networks, averaged, phases)
+        numbers |= load_checkpoint(run / "checkpoint", model.networks, averaged, phases)
         if budget.progress(numbers["step"], numbers["seconds"]) >= 1 and not numbers.get("unjudged"):
             say(f"{run} has used up its budget at step {numbers['step']}; raise it with --steps, --epochs or --minutes")
-    log = Log(run, config, numbers["step"])
+    log = Log(run, config, numbers["step"], world.first)
     start = time.monotonic() - numbers["seconds"]
     sums: Counter[str] = Counter()
     steps_since = 0
@@ -72,15 +84,32 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
 
     def save() -> None:
         store.check_unchanged()
-        save_checkpoint(run / "checkpoint", model.networks, averaged, phases, numbers | {"seconds": elapsed()})
+        if world.first:
+            save_checkpoint(run / "checkpoint", model.networks, averaged, phases, numbers | {"seconds": elapsed()})
 
     gpus = [model.device] if model.device.type == "cuda" else []
-    with stop_on_signal() as stopped, torch.random.fork_rng(gpus), closing(log):
-        progress = budget.progress(numbers["step"], elapsed())
+    facts = {
+        "batch": config.training.batch,
+        "processes": world.size,
+        "device": f"{model.device.type}, {torch.get_num_threads()} threads",
+        "precision": str(dtype).removeprefix("torch."),
+    }
+    profiled = profiling(run if profile and world.first else None, model.device, facts)
+    quick = compiled(model.networks) if config.training.compile else nullcontext()
+    with (
+        stop_on_signal() as stopped,
+        torch.random.fork_rng(gpus),
+        closing(log),
+        profiled,
+        quick,
+        Ahead(draw, threaded=bool(gpus)) as ahead,
+    ):
+        exchange = Exchange(world, stopped.is_set, elapsed)
+        progress = budget.progress(numbers["step"], numbers["seconds"])
         if numbers.get("unjudged"):
             judge(numbers["step"])
             save()
-        while progress < 1 and not stopped.is_set():
+        while progress < 1 and not exchange.stop:
             step = numbers["step"]
             epoch = batches.epoch_of(step)
             if step % batches.per_epoch == 0:
@@ -92,13 +121,17 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
                 for phase in phases
             }
             store.check_unchanged()
-            generator = step_generator(config.seed, step)
-            z = torch.randn(config.training.batch, config.objective.samples, model.latent, generator=generator)
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # dropout draws from the global one
+            with timed("data"):
+                generator = step_generator(config.seed, step)
+                shape = config.training.batch, config.objective.samples, model.latent
+                z = torch.randn(shape, generator=generator)[rows]
+                # dropout draws from the global one, in each process other masks
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)) + world.rank)
+                batch = ahead.at(step)
             losses = take_step(
                 model,
                 phases,
-                batches.at(step),
+                batch,
                 z,
                 config,
                 store.ignore,
@@ -106,13 +139,15 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
                 numbers["accuracy"],
                 rates,
                 step,
+                exchange,
                 store.flips,
             )
             if averaged is not None:
-                averaged.update_parameters(model.networks)
+                with timed("optimizer"):
+                    averaged.update_parameters(model.networks)
             numbers |= {"step": step + 1, "accuracy": losses.get("accuracy", 0.0)}
             step += 1
-            progress = budget.progress(step, elapsed())
+            progress = budget.progress(step, exchange.seconds)
 
             sums.update(losses)
             counts.update(losses.keys())
@@ -129,13 +164,17 @@ def run_training(model: Segmenter, store: Store, run: Path, config: Config, resu
                 counts.clear()
                 steps_since = 0
                 logged = now
+            end_step()
             if progress >= 1 or step % config.validation.every == 0:
                 judge(step)
                 saved = -math.inf
-            if stopped.is_set() or time.monotonic() - saved > config.training.save_every:
+                end_of("validation")
+            if exchange.stop or time.monotonic() - saved > config.training.save_every:
                 save()
                 saved = time.monotonic()
-        if stopped.is_set():
+                end_of("saving")
+        if exchange.stop:
+            world.wait()  # a launcher ends the others as soon as one has ended: let the first save
             raise Stopped(f"stopped by a signal at step {numbers['step']}; go on with --resume")
 
 

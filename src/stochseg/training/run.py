@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,30 @@ from stochseg.config import BUDGETS, Config, to_plain
 from stochseg.data.batches import check_blackbox, check_crop, crop_size
 from stochseg.data.pixel_files import as_windows
 from stochseg.data.store import Store, open_store
-from stochseg.errors import InputError
+from stochseg.errors import InputError, NotFinite, SaidElsewhere
 from stochseg.metrics.conventions import get_convention
 from stochseg.models.calibrated import forget_calibrated
 from stochseg.models.car import CAR
-from stochseg.models.precision import resolve_device
 from stochseg.models.segmenter import Segmenter, load_weights, method_class
 from stochseg.presets import flatten, load_config
+from stochseg.processes import World, joined
 from stochseg.progress import say
 from stochseg.training import run_lock
 from stochseg.training.checkpoint import has_checkpoint, read_numbers, write_tensors
+from stochseg.training.distributed import check_same, check_shares
 from stochseg.training.log import check_loggers
 from stochseg.training.run_lock import locked
+from stochseg.wording import counted
 
-FREE_ON_RESUME = (*BUDGETS, "device", "training.save_every", "training.tensorboard", "training.wandb", "training.clip")
+FREE_ON_RESUME = (
+    *BUDGETS,
+    "device",
+    "training.save_every",
+    "training.tensorboard",
+    "training.wandb",
+    "training.clip",
+    "training.timeout",
+)
 """What a resumed run may set anew, beside learning rates; anything else would make it another run."""
 
 
@@ -38,6 +49,7 @@ def train(
     config: str | None = None,
     resume: bool = False,
     verify: bool = False,
+    profile: bool = False,
     **overrides: Any,
 ) -> Path:
     """Train on a store and return the run directory.
@@ -45,15 +57,65 @@ def train(
     model: what to train; None builds the networks that the config describes. It holds the best weights afterwards.
     data: the store. out: the run directory, by default runs/DATE_TIME_PRESET. config: preset name or YAML file, by
     default lidc. resume: go on in `out` where it stopped. verify: read the whole store first and compare its sha256.
+    profile: write RUN/profile.json, which says where the time of a step goes.
     overrides: config keys by dotted name, such as minutes=20 or **{"training.batch": 8}.
+    Under a launcher of several processes (docs/distributed.md) all call it alike, and share each batch.
     Raises InputError for what cannot be used, RunError where a loss is not finite, Stopped after a signal.
     """
-    from stochseg.evaluation import check_fit
-    from stochseg.training.loop import run_training
-
     preset = Path(config or "lidc").stem
     run = Path(out) if out else Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{preset}"
     settings = _config_to_resume(run, config, overrides) if resume else load_config(config or "lidc", overrides)
+    with joined(settings.training.timeout) as world:
+        return _train(model, data, world.of_first(run), settings, resume, verify, profile, world)
+
+
+def _train(
+    model: Segmenter | None,
+    data: str | Path,
+    run: Path,
+    settings: Config,
+    resume: bool,
+    verify: bool,
+    profile: bool,
+    world: World,
+) -> Path:
+    from stochseg.training.loop import run_training
+
+    with world.as_one():
+        store, trained, settings = _prepared(model, data, settings, verify, world)
+        resume_state = resume and has_checkpoint(run / "checkpoint")
+        numbers = read_numbers(run / "checkpoint") if resume_state else {}
+        if resume_state:
+            _check_resumed(run, numbers, store, world)
+    check_same(
+        world, {"config": to_plain(settings), "store": store.fingerprint, "checkpoint": numbers.get("step", "none")}
+    )
+    with ExitStack() as held:
+        with world.as_one():
+            if world.first:
+                _make_folder(run, resume)
+                held.enter_context(locked(run))
+                _write_config(run, settings, resume)
+        say(f"{'resuming' if resume else 'training'} in {run}: {len(store.split('train'))} images, {describe(trained)}")
+        try:
+            run_training(trained, store, run, settings, resume_state, world, profile)
+        except NotFinite:  # losses are those of all processes, so all are here, and one says it
+            if world.first:
+                raise
+            raise SaidElsewhere(bad_input=False) from None
+        world.wait()
+    if model is not None:
+        load_weights(model.networks, run / "model" / "model.safetensors")
+    return run
+
+
+def _prepared(
+    model: Segmenter | None, data: str | Path, settings: Config, verify: bool, world: World
+) -> tuple[Store, Segmenter, Config]:
+    """The store, what is to be trained on it, and the config that says so; InputError where they do not fit."""
+    from stochseg.evaluation import check_fit
+
+    check_shares(world, settings.training.batch, settings.training.accumulate)
     store = open_store(data, verify)
     get_convention(store.convention)
     split = store.split("train")
@@ -76,20 +138,22 @@ def train(
     trained.windows = as_windows(store.notes.get("windows"))
     for checked in (split, judged_on):
         check_blackbox(checked, settings.input.blackbox)
-    trained.to(resolve_device(settings.device))
+    trained.to(world.device(settings.device))
     check_loggers(settings)
-    resume_state = resume and has_checkpoint(run / "checkpoint")
-    if resume_state and read_numbers(run / "checkpoint")["store"] != store.fingerprint:
+    trained.calibrated = None  # what was measured of a model before does not hold for the weights to come
+    return store, trained, settings
+
+
+def _check_resumed(run: Path, numbers: dict[str, Any], store: Store, world: World) -> None:
+    """InputError where a run would go on with another store, or on other processes."""
+    if numbers["store"] != store.fingerprint:
         raise InputError(f"--data {store.path}: not the store that {run} was trained on; give that one, or start anew")
-    _make_folder(run, resume)
-    with locked(run):
-        _write_config(run, settings, resume)
-        trained.calibrated = None  # what was measured of a model before does not hold for the weights to come
-        say(f"{'resuming' if resume else 'training'} in {run}: {len(split)} images, {describe(trained)}")
-        run_training(trained, store, run, settings, resume_state)
-        if model is not None:
-            load_weights(model.networks, run / "model" / "model.safetensors")
-    return run
+    before = numbers.get("processes", 1)
+    if before != world.size:
+        raise InputError(
+            f"--resume: {run} was trained by {counted(before, 'process')}, and this is {counted(world.size, 'process')}; "
+            "sums would round differently: start as many as before, or a new run"
+        )
 
 
 def build_model(config: Config, store: Store, channels: int, size: tuple[int, int]) -> Segmenter:

@@ -7,10 +7,12 @@ import numpy as np
 
 from stochseg.config import Config, ValidationConfig
 from stochseg.data.store import Store
-from stochseg.evaluation import score_split
+from stochseg.evaluation import images_at_once, score_split
 from stochseg.metrics.conventions import get_convention
 from stochseg.metrics.intervals import bootstrap_interval
 from stochseg.models.segmenter import Segmenter
+from stochseg.processes import World
+from stochseg.scoring.shared import score_shared
 from stochseg.training.log import Log
 from stochseg.training.run import keep_model
 
@@ -25,10 +27,13 @@ def replaces(judged: float, best: float | None, config: ValidationConfig) -> boo
 
 
 class Validation:
-    """Scores the model on the same images with the same noise each time, and keeps the best in RUN/model."""
+    """Scores the model on the same images with the same noise each time, and keeps the best in RUN/model.
 
-    def __init__(self, store: Store, run: Path, config: Config) -> None:
-        self.run, self.config = run, config
+    Several processes share the images; the first writes.
+    """
+
+    def __init__(self, store: Store, run: Path, config: Config, world: World) -> None:
+        self.run, self.config, self.world = run, config, world
         self.split = store.split(config.validation.split)
         self.crop = None if config.input.whole else config.input.crop
         self.ignore = store.ignore
@@ -46,17 +51,22 @@ class Validation:
         Selection is by GED less diversity / samples, which takes the pairs of a sample with itself out: the number of
         samples does not move it, and a model cannot win by being less diverse.
         """
-        scores = score_split(
-            model,
-            self.split,
-            self.config.validation.samples,
-            self.convention,
-            crop=self.crop,
-            ignore=self.ignore,
-            flips=self.flips,
-            seed=self.config.seed,
-            rows=self.rows,
-            full=False,
+        scores = score_shared(
+            self.world,
+            self.rows,
+            images_at_once(self.split, self.crop),
+            lambda rows: score_split(
+                model,
+                self.split,
+                self.config.validation.samples,
+                self.convention,
+                crop=self.crop,
+                ignore=self.ignore,
+                flips=self.flips,
+                seed=self.config.seed,
+                rows=rows,
+                full=False,
+            ),
         )
         values = {name: float(np.nanmean(v)) for name, v in scores.values.items() if not np.isnan(v).all()}
         each = scores.values["ged"] - scores.values["diversity"] / self.config.validation.samples
@@ -74,10 +84,10 @@ class Validation:
             f"diversity {values['diversity']:.3f}, GED without self pairs {judged:.3f}{interval} on "
             f"{len(self.rows)} images{', kept' if better else ''}"
         )
-        self._picture(model, step)
-        if not better:
-            return best
-        keep_model(model, self.run, step, len(self.rows), values)
+        if self.world.first:
+            self._picture(model, step)
+            if better:
+                keep_model(model, self.run, step, len(self.rows), values)
         return judged if best is None else min(judged, best)
 
     def _picture(self, model: Segmenter, step: int) -> None:
