@@ -29,12 +29,14 @@ def write_slice(file: Path, stored: np.ndarray, uid: str, series: str, z: float,
     return _save(data, file)
 
 
-def write_series(folder: Path, stored: np.ndarray, series: str = ROOT + "1", backwards: bool = False) -> list[str]:
+def write_series(
+    folder: Path, stored: np.ndarray, series: str = ROOT + "1", backwards: bool = False, **tags: Any
+) -> list[str]:
     """Slices [s h w], 2 mm apart, and their UIDs in the order of z; file names count backwards where asked."""
     uids = [f"{series}.{n + 1}" for n in range(len(stored))]
     for n, (one, uid) in enumerate(zip(stored, uids, strict=True)):
         name = len(stored) - n if backwards else n
-        write_slice(folder / f"{name:03d}.dcm", one, uid, series, 2.0 * n)
+        write_slice(folder / f"{name:03d}.dcm", one, uid, series, 2.0 * n, **tags)
     return uids
 
 

@@ -166,6 +166,13 @@ def test_white_among_classes_is_ignored_and_a_white_map_is_a_missing_rater(tmp_p
     assert (store.split("train").labels[:, 1] == 255).all()
 
 
+def test_an_image_that_every_rater_missed_is_a_mistake(tmp_path: Path) -> None:
+    source = labelled(tmp_path / "s", quarters(0, 1, 2, 1), quarters(255, 255, 255, 255))
+    assert mistakes_of(source, splits="1") == [
+        f"{source}/images/1.png: every label of it is a whole map of 255, a missing rater; remove the image"
+    ]
+
+
 def test_white_alone_is_a_whole_mask(tmp_path: Path) -> None:
     source = labelled(tmp_path / "s", quarters(255, 255, 255, 255), quarters(0, 255, 0, 255))
     assert classes_of(source, tmp_path)[1].tolist() == [1, 1, 1, 1]

@@ -88,10 +88,13 @@ def prepare(given: list[str]) -> int:
 
 def prepare_lidc(given: list[str]) -> int:
     from stochseg.data.lidc import prepare_lidc as call
+    from stochseg.data.store import open_store
 
     parser = _parser("stochseg prepare lidc", "Make a store of LIDC-IDRI nodule slices with the masks of four readers.")
     parser.add_function_arguments(call)
-    return _prepared(call(**_parse(parser, given)), "lidc")
+    store = call(**_parse(parser, given))
+    _prepared(store, "lidc")
+    return SKIPPED if open_store(store).notes.get("left_out") else SUCCESS
 
 
 def prepare_folder(given: list[str]) -> int:

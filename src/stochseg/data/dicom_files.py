@@ -171,6 +171,10 @@ def _values(one: Any, file: Path) -> NDArray[Any]:
 
 
 def _rescale(one: Any) -> tuple[float, float]:
+    """Slope and intercept, which a file of several frames has among what its frames share."""
+    for shared in one.get("SharedFunctionalGroupsSequence", []):
+        for transformation in shared.get("PixelValueTransformationSequence", []):
+            one = transformation
     return float(one.get("RescaleSlope", 1) or 1), float(one.get("RescaleIntercept", 0) or 0)
 
 

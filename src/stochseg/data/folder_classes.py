@@ -58,11 +58,21 @@ class ClassTable:
 
 
 def packed(values: NDArray[Any], colours: bool) -> NDArray[Any]:
-    """Values as whole numbers [...]: colours [... 3] as 0xRRGGBB, and greys among colours likewise."""
+    """Values [s h w]: colours [s h w 3] as numbers 0xRRGGBB, and greys among colours likewise."""
     if values.ndim == 4 and values.shape[-1] == COLOURS:
         r, g, b = (values[..., i].astype(np.int64) for i in range(COLOURS))
         return (r << 16) | (g << 8) | b
     return values.astype(np.int64) * 0x010101 if colours else values
+
+
+def value_counts(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The distinct whole numbers in an array, ascending, and how often each is there."""
+    if values.dtype not in (np.uint8, np.uint16):
+        found, counts = np.unique(values, return_counts=True)
+        return found, counts
+    counts = np.bincount(values.ravel())  # ten times as fast as sorting
+    found = counts.nonzero()[0]
+    return found, counts[found]
 
 
 def understand_classes(

@@ -201,11 +201,9 @@ def _images(folder: Path, labels: set[str], found: Layout) -> Iterable[Item]:
     for stem, file in _files(folder, found):
         inside[stem.rpartition("/")[0]].append(file)
         names.setdefault(stem, []).append(file)
-    volumes = {
-        place: files
-        for place, files in inside.items()
-        if place and all(suffix_of(f) in DICOM for f in files) and any(_match(n, {place: 0}, "_") for n in labels)
-    }
+    series = {place: files for place, files in inside.items() if place and all(suffix_of(f) in DICOM for f in files)}
+    claimed = {matched[0] for name in labels if (matched := _match(name, series, "_"))}
+    volumes = {place: files for place, files in series.items() if place in claimed}
     yield from (Item(place, tuple(files)) for place, files in volumes.items())
     for stem, files in names.items():
         if len(files) > 1:

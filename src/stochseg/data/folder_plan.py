@@ -81,15 +81,14 @@ def make_plan(
     split_of = _splits(plan, read, same, shares, seed)
     _check_across(plan, read, split_of, same)
     for item, image, one in read:
-        if split := split_of.get(item.name):
-            plan.entries.append(_entry(item, image, one, split, plan, slices))
-    if slices == "all" and table.classes:
-        plan.mistakes += [
-            f"{entry.item.image[0]}: every label of it is a whole map of 255, a missing rater; remove the image"
-            for entry in plan.entries
-            if not entry.ids and entry.item.labels
-        ]
-    plan.entries = [entry for entry in plan.entries if entry.ids]
+        if table.classes and (split := split_of.get(item.name)):
+            entry = _entry(item, image, one, split, plan, slices)
+            if entry.ids:
+                plan.entries.append(entry)
+            elif slices == "all" and one.labels and not one.mistakes:
+                mistakes.append(
+                    f"{item.image[0]}: every label of it is a whole map of 255, a missing rater; remove the image"
+                )
     _check_ids(plan)
     plan.remarks += _remarks(plan)
     plan.notes = {

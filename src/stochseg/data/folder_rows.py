@@ -67,9 +67,19 @@ def write(task: RowsOfItem) -> int:
     return len(task.rows)
 
 
-def _ids(values: NDArray[np.int64], ids: Mapping[int, int]) -> NDArray[np.uint8]:
+def _ids(values: NDArray[Any], ids: Mapping[int, int]) -> NDArray[np.uint8]:
+    """The class ids of values, every one of which has one."""
     keys = np.array(sorted(ids))
-    return np.array([ids[key] for key in keys.tolist()], np.uint8)[np.searchsorted(keys, values)]
+    mapped = np.array([ids[key] for key in keys.tolist()], np.uint8)
+    found: NDArray[np.uint8]
+    if values.dtype != np.uint8:
+        found = mapped[np.searchsorted(keys, values)]
+    else:
+        table = np.zeros(256, np.uint8)
+        in_byte = (keys >= 0) & (keys < 256)
+        table[keys[in_byte]] = mapped[in_byte]
+        found = table[values]
+    return found
 
 
 @lru_cache(maxsize=8)

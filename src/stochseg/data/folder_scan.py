@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stochseg.data.folder_classes import packed
+from stochseg.data.folder_classes import packed, value_counts
 from stochseg.data.folder_layout import Files, Item
 from stochseg.data.pixel_files import Pixels, Window, grey_if_grey, read_label, read_pixels, spread
 from stochseg.errors import InputError
@@ -19,7 +19,7 @@ from stochseg.errors import InputError
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """spread: what nearly all values lie in; hashes: of the pixels of each slice, empty where all pixels are equal."""
+    """spread: what nearly all values lie in (all, of bytes); hashes: of each slice's pixels, empty where all are equal."""
 
     size: tuple[int, int]
     channels: int
@@ -75,7 +75,7 @@ def _image(pixels: Pixels) -> ImageFacts:
         str(values.dtype),
         float(values.min()),
         float(values.max()),
-        spread(values),
+        spread(values) if values.dtype != np.uint8 else (float(values.min()), float(values.max())),
         pixels.window,
         tuple(_hash(one) for one in values),
     )
@@ -91,7 +91,7 @@ def _hash(one: NDArray[Any]) -> str:
 def _label(files: Files, pixels: Pixels, axis: int) -> LabelFacts:
     values = read_label(files, pixels, axis)
     numbers = packed(values, colours=False)
-    each = [np.unique(one, return_counts=True) for one in numbers]
+    each = [value_counts(one) for one in numbers]
     counts: dict[int, int] = {}
     for found, number in each:
         for value, count in zip(found.tolist(), number.tolist()):

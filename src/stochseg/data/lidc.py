@@ -46,6 +46,10 @@ class Source(Protocol):
     def raters(self) -> int: ...
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def left_out(self) -> Sequence[str]:
+        """What could not be used, a line each."""
+
     def fill(self, split: Split, chosen: Sequence[int]) -> None: ...
 
 
@@ -105,7 +109,7 @@ def prepare_lidc(
 
     notes: dict[str, Any] = {"source": found.kind, "split": rule, "limit": limit}
     if dicom is not None:
-        notes["windows"] = units
+        notes |= {"windows": units, "left_out": list(found.left_out)}
     with StoreWriter(
         out, classes=LESION_CLASSES, raters=found.raters, group_name="patient", notes=notes, overwrite=overwrite
     ) as writer:

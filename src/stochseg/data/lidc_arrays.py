@@ -35,6 +35,8 @@ class ArraySlice:
 class ArraySource:
     """Slices held in memory."""
 
+    left_out = ()
+
     def __init__(self, kind: str, slices: list[ArraySlice]) -> None:
         self.kind = kind
         self.slices = slices

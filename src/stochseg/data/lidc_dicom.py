@@ -59,8 +59,8 @@ class DicomSource:
     kind = "DICOM series with XML readings"
     raters = READERS
 
-    def __init__(self, slices: list[DicomSlice], size: int, window: Window) -> None:
-        self.slices, self._window = slices, window
+    def __init__(self, slices: list[DicomSlice], size: int, window: Window, left_out: Sequence[str]) -> None:
+        self.slices, self._window, self.left_out = slices, window, left_out
         self.image_shape = (size, size, 1)
 
     def fill(self, split: Split, chosen: Sequence[int]) -> None:
@@ -111,7 +111,7 @@ def find_dicom(folder: Path, size: int, window: Window) -> DicomSource:
         )
     scans = len({item.id.rpartition("/nodule-")[0] for item in slices})
     say(f"{folder}: {counted(scans, 'scan')} with nodules of 3 mm or more, squares of {size} pixels")
-    return DicomSource(sorted(slices, key=lambda item: natural(item.id)), size, window)
+    return DicomSource(sorted(slices, key=lambda item: natural(item.id)), size, window, failed)
 
 
 def _workers(files: int) -> int:

@@ -48,6 +48,7 @@ class FileSource:
     """
 
     raters = RATERS
+    left_out = ()
 
     def __init__(self, files: Files, kind: str, slices: list[FileSlice]) -> None:
         self._files = files

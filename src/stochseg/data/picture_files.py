@@ -34,13 +34,13 @@ def read_picture(file: Path, indices: bool = False) -> NDArray[Any]:
         with opened as picture:
             count = getattr(picture, "n_frames", 1)
             if not 0 < picture.width * picture.height * count <= MAX_PIXELS:
-                pages = f" on {count} pages" if count > 1 else ""
+                where = f" on {count} pages" if count > 1 else ""
                 raise InputError(
-                    f"{file}: {picture.width}x{picture.height} pixels{pages}; up to {MAX_PIXELS} are read, "
+                    f"{file}: {picture.width}x{picture.height} pixels{where}; up to {MAX_PIXELS} are read, "
                     "cut it into parts"
                 )
             step = _grey_step(file, picture) if indices else 1
-            read = [_page(page, file, indices) // step for page in ImageSequence.Iterator(picture)]
+            read = [_page(page, file, indices) for page in ImageSequence.Iterator(picture)]
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, Image.DecompressionBombError) as error:
@@ -49,7 +49,8 @@ def read_picture(file: Path, indices: bool = False) -> NDArray[Any]:
         ) from error
     if any(page.shape != read[0].shape for page in read):
         raise InputError(f"{file}: its pages differ in size or colour; save each as an image of its own")
-    return np.stack(read)
+    pages = np.stack(read)
+    return pages // step if step > 1 else pages
 
 
 def _grey_step(file: Path, picture: Image.Image) -> int:
