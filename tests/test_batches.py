@@ -1,5 +1,6 @@
 """Batches: joint, seeded, and a function of the step alone."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from stochseg.config import InputConfig
+from stochseg.data.add_blackbox import writing_blackbox
 from stochseg.data.batches import Ahead, Batch, Batches, augment, centre_crop_for, in_order, read_rows, warp
 from stochseg.data.class_flips import draw_flips, flip_classes
 from stochseg.data.store import ClassInfo, StoreWriter, open_store
@@ -215,6 +217,23 @@ def test_a_second_map_is_flipped_with_the_same_draws() -> None:
         assert (other[there][blackbox[there] == source] == target).all()
         assert (other[~there] != target).all()
     assert torch.equal(other == 0, blackbox == 0)
+
+
+def test_a_black_box_flips_with_the_label_where_asked(flipping: Path, tmp_path: Path) -> None:
+    path = tmp_path / "seen"
+    shutil.copytree(flipping, path)
+    store = open_store(path)
+    with writing_blackbox(store, {"train": (16, 24)}, "made") as arrays:
+        arrays["train"][:] = store.split("train").labels[:, 0]
+    split = open_store(path).split("train")
+    plain = InputConfig(crop=None, jitter=1, zoom=(0.5,), turns=False, blackbox=True)
+    for config, alike in ((plain, False), (replace(plain, flip_blackbox=True), True)):
+        batch = Batches(split, 40, config, 0, FLIPS).at(0)
+        assert batch.blackbox is not None
+        assert torch.equal(batch.blackbox, batch.labels[:, 0]) == alike
+        assert alike or batch.blackbox.max() == 2  # it knows of no flip
+    with pytest.raises(InputError, match="--input.flip_blackbox True: must be false unless"):
+        replace(plain, flip_blackbox=True, label_draws=2)
 
 
 def test_flips_need_one_label_an_image(tiny_store: Path) -> None:

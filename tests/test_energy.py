@@ -23,6 +23,7 @@ from stochseg.objectives.energy import (
     Kernel,
     empty_cross_entropy,
     energy_loss,
+    marginal_brier,
     marginal_cross_entropy,
     mean_of_samples,
 )
@@ -445,3 +446,36 @@ def test_blocks_are_sums_of_their_pixels(kernel: Kernel) -> None:
         assert torch.allclose(
             energy_loss(*large, kernel=kernel, block=2), energy_loss(*large, kernel=kernel), atol=1e-6
         )
+
+
+@pytest.mark.parametrize("empty", [None, torch.tensor([0.3, 0.0], dtype=torch.float64)])
+def test_brier_of_the_mean_is_unbiased_whatever_the_number_of_samples(empty: Tensor | None) -> None:
+    """Averaged over all draws of 2 or of 3 samples from a known population it is the squared distance of the two means."""
+    population = soft_maps(2, 4, 3, 4, 4, dtype=torch.float64)
+    target = soft_maps(2, 1, 3, 4, 4, seed=1, dtype=torch.float64)[:, 0]
+    mean = mean_of_samples(population, empty)
+    wanted = float((mean - target).square().sum(1).mean())
+    for n in (2, 3):
+        draws = list(product(range(4), repeat=n))
+        found = [float(marginal_brier(population[:, list(draw)], target, empty)) for draw in draws]
+        assert np.mean(found) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_brier_leaves_out_ignored_pixels_and_needs_two_samples() -> None:
+    s, t = soft_maps(1, 3, 3, 4, 4), soft_maps(1, 1, 3, 4, 4, seed=1)[:, 0]
+    t[..., :2] = 0
+    half = marginal_brier(s[..., 2:], t[..., 2:])
+    assert float(marginal_brier(s, t)) == pytest.approx(float(half) / 2, abs=1e-6)
+    with pytest.raises(InputError, match="takes 2 or more"):
+        marginal_brier(s[:, :1], t)
+
+
+def test_brier_does_not_prefer_soft_maps_as_the_logarithm_of_few_samples_does() -> None:
+    """A class that is there in one draw of five: hard draws of it against the same blurred map each time."""
+    target = torch.tensor([0.8, 0.2])[None, :, None, None]
+    g = torch.Generator().manual_seed(0)
+    hard = one_hot_maps((torch.rand(4000, 2, 1, 1, generator=g) < 0.2).long(), 2)
+    soft = target[:, None].expand(4000, 2, 2, 1, 1)
+    t = target.expand(4000, 2, 1, 1)
+    assert float(marginal_brier(hard, t) - marginal_brier(soft, t)) == pytest.approx(0, abs=0.02)
+    assert marginal_cross_entropy(hard.mean(1), t) - marginal_cross_entropy(soft.mean(1), t) > 1

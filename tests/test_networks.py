@@ -381,3 +381,31 @@ def test_class_maps_are_the_argmax(classes: int) -> None:
     soft = torch.randint(0, 4, (2, 3, classes, 7, 9), generator=torch.Generator().manual_seed(0)).float()  # many ties
     soft[0, 0] = -1e30
     assert torch.equal(class_maps(soft), soft.argmax(2).to(torch.uint8))
+
+
+def test_class_noise_draws_classes_together_and_as_often_as_q_says() -> None:
+    """Before training: every pixel has the frequencies q, equal pixels are always alike, separate pairs are independent."""
+    g = FilmRefinement(CHANNELS, 5, (4, 8), latent=3, field=False, class_noise=True)
+    assert g.latent == 3 + 5
+    pairs = torch.tensor([[0.6, 0.4, 0, 0, 0], [0, 0, 0.75, 0.25, 0], [0.3, 0.2, 0.1, 0.15, 0.25]])
+    q = pairs.T[None, :, :, None].expand(1, 5, 3, 4).repeat_interleave(2, 2).clamp_min(1e-4)  # 6 rows of 4 pixels
+    x, z = _image(1, 6, 4), torch.randn(1, 20000, g.latent)
+    maps = class_maps(g(x, q, z))[0]  # [n 6 4]
+    rows = maps[:, ::2, 0]
+    assert (maps == rows.repeat_interleave(2, 1)[:, :, None]).all()
+    for row, p in zip(rows.unbind(1), pairs):
+        found = torch.bincount(row.long(), minlength=5) / len(row)
+        assert torch.allclose(found, p, atol=4 * 0.5 / 20000**0.5)
+    together = ((rows[:, 0] == 1) & (rows[:, 1] == 3)).float().mean()
+    assert float(together) == pytest.approx(0.4 * 0.25, abs=0.01)
+    assert torch.allclose(g(x, q, z[:, 3:5]), g(x, q, z)[:, 3:5], atol=1e-5)
+    samples = g(x, q, z[:, :64]).softmax(2)
+    assert samples.amax(2).mean() > 0.9  # soft maps are nearly class maps
+
+
+def test_class_noise_is_trained_through() -> None:
+    g = FilmRefinement(CHANNELS, 4, (4, 8), latent=3, class_noise=True)
+    q = torch.randn(2, 4, 8, 8).softmax(1)
+    g(_image(2, 8, 8), q, torch.randn(2, 3, g.latent)).softmax(2)[:, :, 1].mean().backward()
+    assert g.head.weight.grad is not None
+    assert g.head.weight.grad.abs().sum() > 0

@@ -37,17 +37,17 @@ class Features:
 class FilmRefinement(nn.Module):
     """Refinement network G([x, q], z) -> logits [b n k h w]; images [b c h w] in [-1, 1], q [b k h w], z [b n z].
 
-    z = [global, field, classes, choice]: the global part scales and shifts features at every level (FiLM, Perez et al. 2018); the
-    field, 8x8 cells over the whole image, enters each level through a 1x1 convolution that starts at zero; choice, one
-    number, decides whether anything is there at all, with a probability that the image alone gives (`Choice`). All are
-    part of z, so one z is one hypothesis, and the network is a pure function. Samples are corrections to log q: before
-    training every sample is q. No norms in the path that runs once a sample: there they cost more than the
-    convolutions. patch: side of the blocks of pixels that the first level takes as one, in more channels; the head
-    gives their pixels back.
+    z = [global, field, classes, choice]: the global part scales and shifts features at every level (FiLM, Perez et al.
+    2018); the field, 8x8 cells over the whole image, enters each level through a 1x1 convolution that starts at zero;
+    classes has a number for each class (below); choice, one number, decides whether anything is there at all, with a
+    probability that the image alone gives (`Choice`). All are part of z, so one z is one hypothesis, and the network is a
+    pure function. Samples are corrections to log q: before training every sample is q. No norms in the path that runs once
+    a sample: there they cost more than the convolutions. patch: side of the blocks of pixels that the first level takes as
+    one, in more channels; the head gives their pixels back.
     fine: with patch above 1, z enters the first level too; without, it is drawn from the coarser ones and the image.
-    class_noise: one more part of z, a number for each class, the same everywhere: as Gumbel noise on log q it makes all
-    pixels draw their class together, each as often as q says (the Gumbel-max trick; Maddison et al. 2014,
-    arXiv 1411.0030), so that before training samples are coherent and as calibrated as q is.
+    class_noise: without it z has no such part. A class's number is the same everywhere: as Gumbel noise on log q it makes
+    all pixels draw their class together, each as often as q says (the Gumbel-max trick; Maddison et al. 2014,
+    arXiv 1411.0030). So already before training samples are coherent, and as calibrated as q is.
     """
 
     def __init__(
