@@ -53,7 +53,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         positive = ("repetitions", "calibration_steps", "calibration_batch", "steps", "batch", "width", "depth")
-        lists = {name: getattr(self, name) for name in ("methods", "pi", "sigma")}
+        lists = {name: list(getattr(self, name)) for name in ("methods", "pi", "sigma")}
         checks = [
             ("seed", self.seed >= 0, "at least 0"),
             *((name, 0 < len(set(each)) == len(each), "one or more, all different") for name, each in lists.items()),
