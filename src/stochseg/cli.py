@@ -209,7 +209,8 @@ def train_study(given: list[str]) -> int:
     parser.add_class_arguments(StudyConfig)
     run, results = call(**_parse(parser, given, only_given=True))
     print(results_text(results))
-    say(f"done in {results['seconds'] / 60:.1f} minutes: {run}; open {run}/report.html")
+    minutes = sum(results["training_seconds"].values()) / 60
+    say(f"done: {run}, {minutes:.1f} minutes of training; open {run}/report.html in a browser")
     return SUCCESS
 
 

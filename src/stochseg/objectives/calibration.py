@@ -26,8 +26,8 @@ def gaussian_kl(mean_samples: Tensor, mean: Tensor, ignored: Tensor | None = Non
     """L_cal where F(x) is the mean of a Gaussian: KL(N(mean of the samples, 1) || N(F(x), 1)), in nats: a scalar.
 
     That is 1/2 of the mean squared distance of the two. mean_samples: any shape; mean: the same shape, which gets no
-    gradient; ignored: bool of that shape, numbers that count 0. The mean of n samples is itself random: its variance is a n-th of theirs, so the loss is least for
-    samples that vary a little less than they should.
+    gradient; ignored: bool of that shape, numbers that count 0. The mean of n samples is itself random, with an n-th of
+    their variance, so the loss is least for samples that vary a little less than they should.
     """
     return pixel_mean(0.5 * (full_precision(mean_samples) - full_precision(mean.detach())).square(), ignored)
 

@@ -40,8 +40,12 @@ class StudyConfig:
     """Numbers x in each of them, of each run."""
     samples: int = 10
     """Samples of each x; the method adversarial draws one."""
+    calibration: float = 1.0
+    """Weight of the calibration loss, beside 1 of the adversarial one; the method calibrated."""
     lr: float = 1e-4
     """Learning rate of all networks (Adam)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's two moments."""
     width: int = 64
     """Units of a hidden layer."""
     depth: int = 4
@@ -52,31 +56,43 @@ class StudyConfig:
     """auto: a CUDA device where there is one, else the CPU; or a name such as cuda:1."""
 
     def __post_init__(self) -> None:
-        positive = ("repetitions", "calibration_steps", "calibration_batch", "steps", "batch", "width", "depth")
-        lists = {name: list(getattr(self, name)) for name in ("methods", "pi", "sigma")}
+        lists = {name: getattr(self, name) for name in ("methods", "pi", "sigma")}
+        counts = (
+            "repetitions",
+            "calibration_steps",
+            "calibration_batch",
+            "steps",
+            "batch",
+            "width",
+            "depth",
+            "score_every",
+        )
         checks = [
             ("seed", self.seed >= 0, "at least 0"),
             *((name, 0 < len(set(each)) == len(each), "one or more, all different") for name, each in lists.items()),
             ("pi", all(0 < p < 1 for p in self.pi), "above 0 and below 1"),
             ("sigma", all(0 < s <= 0.03 for s in self.sigma), "above 0 and at most 0.03"),
-            *((name, getattr(self, name) >= 1, "at least 1") for name in (*positive, "score_every")),
+            *((name, getattr(self, name) >= 1, "at least 1") for name in counts),
             ("samples", self.samples >= 2, "at least 2"),
+            ("calibration", self.calibration > 0, "above 0"),
             ("lr", self.lr > 0, "above 0"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "at least 0 and below 1"),
         ]
         for name, holds, wanted in checks:
             if not holds:
-                raise InputError(f"--{name} {lists.get(name, getattr(self, name))}: must be {wanted}")
+                value = getattr(self, name)
+                raise InputError(f"--{name} {list(value) if isinstance(value, tuple) else value}: must be {wanted}")
 
     def objective(self, method: Method) -> ObjectiveConfig:
-        """The weights of the losses; the paper's are 1 and have no gradient penalty."""
+        """The weights of the losses; as in the paper there is no gradient penalty."""
         none = ObjectiveConfig(cross_entropy=1, energy=0, marginal=0, r1=0, samples=self.samples)
-        parts = {
-            "adversarial": {"adversarial": 1.0, "samples": 1},
-            "calibrated": {"adversarial": 1.0, "calibration": 1.0},
-            "energy": {"energy": 1.0, "kernel": "crps"},
+        weights: dict[Method, ObjectiveConfig] = {
+            "adversarial": replace(none, adversarial=1, samples=1),
+            "calibrated": replace(none, adversarial=1, calibration=self.calibration),
+            "energy": replace(none, energy=1, kernel="crps"),
         }
-        return replace(none, **parts[method])
+        return weights[method]
 
     def phase(self) -> PhaseConfig:
         """How every network is updated."""
-        return PhaseConfig(optimizer="adam", lr=self.lr, betas=(0.9, 0.999), weight_decay=0)
+        return PhaseConfig(optimizer="adam", lr=self.lr, betas=self.betas, weight_decay=0)

@@ -71,7 +71,7 @@ def score_rows(results: Results) -> list[list[str]]:
     """Header and a row a method, cells as text: medians over all runs, and how many runs learned the frequency."""
     rows = [["median over all runs", *COLUMNS.values(), f"within {CLOSE}"]]
     for name, one in results["summary"].items():
-        medians = [f"{one[key]['median']:.{2 if key == 'log_likelihood' else 4}f}" for key in COLUMNS]
+        medians = [f"{one[key]['median']:z.{2 if key == 'log_likelihood' else 4}f}" for key in COLUMNS]
         rows.append([ROWS[name], *medians, f"{one['close']} of {one['runs']}"])
     return rows
 

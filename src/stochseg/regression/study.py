@@ -29,7 +29,7 @@ def run_study(
     from stochseg.regression.runs import Grid, Runs, build_networks
     from stochseg.regression.training import train_calibration, train_runs
     from stochseg.training.loop import stop_on_signal
-    from stochseg.training.run_config import config_to_resume, write_config
+    from stochseg.training.run_config import begun, config_to_resume
 
     run = Path(out) if out else Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{Path(config or NAME).stem}"
     if resume:
@@ -37,24 +37,26 @@ def run_study(
     else:
         settings = load_study(config or NAME, overrides)
     grid = Grid.of(settings, resolve_device(settings.device))
-    write_config(run, {"study": NAME} | to_plain(settings), resume)
-    say(
-        f"{'resuming' if resume else 'training'} in {run}: {counted(len(grid.settings.pi), 'setting')} of the data, "
-        f"{counted(len(settings.methods), 'method')}, {counted(len(grid.runs.pi) * len(settings.methods), 'run')}"
-    )
-    start = time.monotonic()
-    trained, curves = [], []
-    with stop_on_signal() as stopped:
-        calibration = build_networks(settings, grid)["calibration"]
-        train_calibration(calibration, grid.settings, settings, run / "checkpoint" / "calibration", stopped)
-        for method in settings.methods:
-            networks = build_networks(settings, grid)
-            networks["calibration"] = calibration
-            trained.append(Runs(method, grid, networks))
-            curves.append(train_runs(trained[-1], settings, run / "checkpoint" / method, stopped))
-    say("drawing samples, scores and figures")
-    results = judge(trained, settings) | {"seconds": round(time.monotonic() - start, 1)}
-    write_page(run, settings, results, trained, dict(zip(settings.methods, curves)))
+    with begun(run, {"study": NAME} | to_plain(settings), resume):
+        say(
+            f"{'resuming' if resume else 'training'} in {run}: {counted(len(grid.settings.pi), 'setting')} of the data, "
+            f"{counted(len(settings.methods), 'method')}, {counted(len(grid.runs.pi) * len(settings.methods), 'run')}"
+        )
+        trained, numbers = [], {}
+        with stop_on_signal() as stopped:
+            calibration = build_networks(settings, grid)["calibration"]
+            numbers["calibration"] = train_calibration(
+                calibration, grid.settings, settings, run / "checkpoint" / "calibration", stopped
+            )
+            for method in settings.methods:
+                networks = build_networks(settings, grid)
+                networks["calibration"] = calibration
+                trained.append(Runs(method, grid, networks))
+                numbers[method] = train_runs(trained[-1], settings, run / "checkpoint" / method, stopped)
+        say("drawing samples, scores and figures")
+        seconds = {name: round(one["seconds"], 1) for name, one in numbers.items()}
+        results = judge(trained, settings) | {"training_seconds": seconds}
+        write_page(run, settings, results, trained, {method: numbers[method]["curves"] for method in settings.methods})
     return run, results
 
 

@@ -29,12 +29,13 @@ CURVE_POINTS, CURVE_SAMPLES = 40, 50
 """Numbers x, and samples of each, behind a point of a training curve."""
 
 Losses = dict[str, Tensor]
-Curves = list[dict[str, Any]]
+Numbers = dict[str, Any]
+"""What a training leaves beside its weights: "step", "seconds" it took, and "curves", its scores by step."""
 
 
 def train_calibration(
     network: nn.Module, data: Bimodal, config: StudyConfig, folder: Path, stopped: threading.Event
-) -> None:
+) -> Numbers:
     """Train F of every setting, or go on from the checkpoint in `folder`."""
 
     def gradients(generator: torch.Generator) -> Losses:
@@ -44,13 +45,13 @@ def train_calibration(
         return {"cross_entropy": loss.detach()}
 
     networks = nn.ModuleDict({"calibration": network})
-    _train(networks, gradients, None, config.calibration_steps, "calibration network", config, folder, stopped)
+    return _train(networks, gradients, None, config.calibration_steps, "calibration network", config, folder, stopped)
 
 
-def train_runs(runs: Runs, config: StudyConfig, folder: Path, stopped: threading.Event) -> Curves:
+def train_runs(runs: Runs, config: StudyConfig, folder: Path, stopped: threading.Event) -> Numbers:
     """Train G, and D where the objective wants one, of every run, or go on from the checkpoint in `folder`.
 
-    Returns the scores of every run after each `score_every` steps: {"step": step, score: [a number a run]}.
+    Its curves are the scores of every run after each `score_every` steps: {"step": step, score: [a number a run]}.
     """
     objective, data = config.objective(runs.method), runs.grid.runs
     networks = nn.ModuleDict({"refinement": runs.networks["refinement"]})
@@ -120,13 +121,14 @@ def _train(
     config: StudyConfig,
     folder: Path,
     stopped: threading.Event,
-) -> Curves:
+) -> Numbers:
     """The loop of either training; batches and noise are functions of (seed, step), all else is in the checkpoint."""
     phases = [Phase(name, network, config.phase()) for name, network in networks.items()]
-    numbers: dict[str, Any] = {"step": 0, "curves": []}
+    numbers: Numbers = {"step": 0, "seconds": 0.0, "curves": []}
     if has_checkpoint(folder):
         numbers = load_checkpoint(folder, networks, None, phases)
     saved = time.monotonic()
+    start = saved - numbers["seconds"]
     todo = range(numbers["step"] + 1, steps + 1)
     for step in track(todo, len(todo), what, "steps"):
         losses = gradients(step_generator(config.seed, step))
@@ -138,9 +140,9 @@ def _train(
             numbers["curves"].append({"step": step} | score())
         ended = stopped.is_set() or step == steps
         if ended or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-            save_checkpoint(folder, networks, None, phases, numbers)
             saved = time.monotonic()
+            numbers["seconds"] = saved - start
+            save_checkpoint(folder, networks, None, phases, numbers)
         if stopped.is_set():
             raise Stopped(f"stopped by a signal at step {step}, {what}; go on with --resume")
-    curves: Curves = numbers["curves"]
-    return curves
+    return numbers
