@@ -355,6 +355,14 @@ def test_a_resumed_study_stays_what_it_is(tmp_path: Path) -> None:
         run_study(tmp_path, config="regression", resume=True)
 
 
+def test_the_preset_is_the_papers_grid_and_survives_a_round_trip(tmp_path: Path) -> None:
+    config = load_study("regression", {})
+    assert config == StudyConfig()
+    assert len(config.pi) * len(config.sigma) * len(config.methods) * config.repetitions == 90
+    write_config(tmp_path, {"study": "regression"} | to_plain(config), resume=False)
+    assert load_study(str(tmp_path / "config.yaml"), {}) == config
+
+
 def test_a_study_is_no_training_on_a_store() -> None:
     with pytest.raises(InputError, match="makes its own data"):
         load_config("regression")

@@ -24,8 +24,8 @@ Values = NDArray[np.float64]
 Curves = dict[Method, list[dict[str, Any]]]
 HEIGHT = 0.72
 """The y shown: -HEIGHT to HEIGHT."""
-DOTS = 3
-"""Samples drawn of each x."""
+SHOWN_SAMPLES, DOTS = 500, 3
+"""Samples behind the mean shown at each x, and how many of them are dots."""
 CURVES = {
     "log_likelihood": "log likelihood",
     "energy_distance": "energy distance",
@@ -78,7 +78,7 @@ def _first_run(config: StudyConfig, pi: float, sigma: float) -> int:
 
 def _samples(config: StudyConfig, trained: Sequence[Runs], sigma: float) -> Callable[[Theme], Figure]:
     x = grid_of_x(trained[0].grid.runs, 100)
-    drawn = [one.sample(x, 200, torch.Generator().manual_seed(config.seed)).cpu() for one in trained]
+    drawn = [one.sample(x, SHOWN_SAMPLES, torch.Generator().manual_seed(config.seed)).cpu() for one in trained]
     expected = trained[0].calibration(x).cpu()
     at = x[0].cpu()
     branch = upper_branch(at).numpy()
@@ -98,7 +98,8 @@ def _samples(config: StudyConfig, trained: Sequence[Runs], sigma: float) -> Call
                     at, samples[run].mean(1), color=theme.ink, linewidth=1, linestyle=(0, (2, 1.5)), label="mean of G"
                 )
         _titles(axes, config, trained, theme)
-        axes[0][0].legend(loc="lower right", frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=1.6)
+        shown = axes[0][0].get_legend_handles_labels()
+        figure.legend(*shown, loc="outside upper right", ncols=2, frameon=False, fontsize=9, labelcolor=theme.ink)
         return figure
 
     return draw
@@ -179,7 +180,7 @@ def _frequencies(config: StudyConfig, results: Results) -> Callable[[Theme], Fig
             axes.set_xticks(range(len(config.methods)), [METHODS[m].replace(" ", "\n") for m in config.methods])
             axes.set(xlim=(-0.5, len(config.methods) - 0.5), ylim=(-0.03, 1.03))
             axes.grid(axis="x", visible=False)
-        panels[0].set_ylabel(f"share of samples on the upper branch, x < {FORKED:g}")
+        panels[0].set_ylabel(f"upper branch, x < {FORKED:g}")
         return figure
 
     return draw

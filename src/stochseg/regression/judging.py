@@ -17,7 +17,7 @@ POINTS, SAMPLES = 100, 1000
 """Numbers x, and samples of each, behind a score."""
 CLOSE = 0.05
 """A frequency this near to pi counts as learned."""
-ROWS = {"truth": "the true distribution", "collapsed": "collapsed: always the likelier branch"} | METHODS
+ROWS = {"truth": "the true distribution", "collapsed": "the likelier branch alone"} | METHODS
 COLUMNS = {
     "log_likelihood": "log likelihood",
     "crps": "CRPS",

@@ -12,7 +12,7 @@ from stochseg.config import to_plain
 from stochseg.errors import InputError
 from stochseg.regression.config import METHODS, StudyConfig
 from stochseg.regression.figures import Curves, study_plots
-from stochseg.regression.judging import CLOSE, ROWS, Results, frequency_rows, score_rows
+from stochseg.regression.judging import CLOSE, Results, frequency_rows, score_rows
 from stochseg.regression.runs import Runs
 from stochseg.report.page import embedded_plot, render
 
@@ -57,8 +57,8 @@ def verdict(results: Results) -> list[str]:
     wrong = np.mean([row["frequency_error"] for row in results["runs"] if row["method"] == "collapsed"])
     return [
         f"Within {CLOSE} of the true frequency of the upper branch: {', '.join(learned)}.",
-        f"The log likelihood of the samples cannot judge this: {ROWS['collapsed']} scores "
+        "The log likelihood of the samples cannot judge this: a generator that always gives the likelier branch scores "
         f"{collapsed['log_likelihood']['median']:.2f}, the truth itself {truth['log_likelihood']['median']:.2f} (higher is "
         f"better), though its frequencies are off by {wrong:.2f} on average. The energy distance tells them apart: "
-        f"{collapsed['energy_distance']['median']:.3f} against {truth['energy_distance']['median']:.3f} (lower is better).",
+        f"{collapsed['energy_distance']['median']:z.3f} against {truth['energy_distance']['median']:z.3f} (lower is better).",
     ]

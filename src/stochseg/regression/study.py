@@ -13,6 +13,7 @@ from stochseg.regression.config import StudyConfig
 from stochseg.wording import counted
 
 NAME = "regression"
+FREE_ON_RESUME = ("device", "lr")
 
 
 def run_study(
@@ -33,7 +34,7 @@ def run_study(
 
     run = Path(out) if out else Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{Path(config or NAME).stem}"
     if resume:
-        settings = config_to_resume(run, config, overrides, load_study, lambda name: name == "device")
+        settings = config_to_resume(run, config, overrides, load_study, lambda name: name in FREE_ON_RESUME)
     else:
         settings = load_study(config or NAME, overrides)
     grid = Grid.of(settings, resolve_device(settings.device))
