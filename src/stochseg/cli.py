@@ -130,7 +130,13 @@ def _prepared(store: Path, preset: str) -> int:
 
 
 def train(given: list[str]) -> int:
-    run, data = _train("stochseg train", "Train on a store. Every key of the config is a flag too.", given, "lidc")
+    if _study_of(given) is not None:
+        return train_study(given)
+    text = (
+        "Train on a store. Every key of the config is a flag too. --config regression is a study on data of its own, with "
+        "flags of its own: `stochseg train --config regression --help`."
+    )
+    run, data = _train("stochseg train", text, given, "lidc")
     say(f"done: {run}; judge it with `stochseg evaluate {run} --data {data} --split val`")
     return SUCCESS
 
@@ -208,6 +214,46 @@ def _added(call: Callable[..., Any], flags: dict[str, Any]) -> int:
         say(f"{added.split}: {kind} of {counted(added.images, 'image')}{right}")
     say(f"train on top with `stochseg train --data {flags['data']} --input.blackbox true --calibration.net convnet`")
     return SUCCESS
+
+
+def train_study(given: list[str]) -> int:
+    from stochseg.regression.config import StudyConfig
+    from stochseg.regression.judging import results_text
+    from stochseg.regression.study import run_study as call
+
+    parser = _parser(
+        "stochseg train --config regression",
+        "Run the paper's study of bimodal regression on generated numbers, and score it against the exact distribution.",
+    )
+    parser.add_argument("--config", help="regression, or a YAML file with the key `study: regression`")
+    parser.add_argument("--out", type=Path, help="run directory; default runs/DATE_TIME_regression")
+    parser.add_argument("--resume", action="store_true", help="go on in --out where the study stopped")
+    parser.add_class_arguments(StudyConfig)
+    run, results = call(**_parse(parser, given, only_given=True))
+    print(results_text(results))
+    minutes = sum(results["training_seconds"].values()) / 60
+    say(f"done: {run}, {minutes:.1f} minutes of training; open {run}/report.html in a browser")
+    return SUCCESS
+
+
+def _study_of(given: list[str]) -> str | None:
+    """The study that `train` is to run: --config names it or, where a run is resumed, its directory does."""
+    from argparse import ArgumentError, ArgumentParser
+
+    from stochseg.presets import study_of
+
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    try:
+        flags, _ = parser.parse_known_args(given)
+    except ArgumentError:
+        return None  # the command's own parser says what is wrong
+    kept = flags.out / "config.yaml" if flags.resume and flags.out else None
+    if kept is not None and kept.is_file():
+        return study_of(str(kept))
+    return study_of(flags.config) if flags.config else None
 
 
 def evaluate(given: list[str]) -> int:
@@ -430,7 +476,7 @@ SHARED = ("train", "evaluate", "sample")
 COMMANDS: dict[str, tuple[Command, str]] = {
     "demo": (demo, "generated data, training, evaluation and report in one go"),
     "prepare": (prepare, "make a store of source files"),
-    "train": (train, "train on a store"),
+    "train": (train, "train on a store, or run the regression study"),
     "blackbox": (blackbox, "a segmenter that is given and never changed, for a model on top of it"),
     "evaluate": (evaluate, "score a run on a split of a store"),
     "sample": (sample, "draw samples of images in files"),

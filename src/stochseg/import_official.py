@@ -58,7 +58,8 @@ DISCRIMINATOR = DiscriminatorConfig(net="pixel", width=64)
 def import_official(file: str | Path, dataset: Dataset, out: str | Path, discriminator: bool = True) -> Path:
     """Write a run of a checkpoint of the official code, published or saved by a run of one's own; returns the run.
 
-    Nothing of the file is executed. On Cityscapes the model asks for the black box's answer beside each image. Raises InputError that lists each key, shape and type that does not fit.
+    Nothing of the file is executed. On Cityscapes the model asks for the black box's answer beside each image. Raises
+    InputError that lists each key, shape and type that does not fit.
 
     Args:
         file: the checkpoint, such as LIDC_CAR_Model.pickle.

@@ -4,13 +4,17 @@ import dataclasses
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from stochseg.config import BUDGETS, Config
 from stochseg.errors import InputError
 
+if TYPE_CHECKING:
+    from stochseg.regression.config import StudyConfig
+
+Settings = TypeVar("Settings", Config, "StudyConfig")
 PRESETS = Path(__file__).parent / "configs"
 
 
@@ -51,24 +55,41 @@ def read_preset(name: str) -> dict[str, Any]:
     return keys
 
 
+def study_of(preset: str) -> str | None:
+    """The study that a preset or YAML file describes (its key `study`); None for a training on a store."""
+    study = read_preset(preset).get("study")
+    return None if study is None else str(study)
+
+
 def load_config(preset: str = "lidc", overrides: dict[str, Any] | None = None) -> Config:
     """A checked Config from a preset or YAML file and overrides, by dotted name: {"training.batch": 8}.
 
     Raises InputError that names the key where one does not exist or has a wrong value.
     """
+    keys = read_preset(preset)
+    if "study" in keys:
+        raise InputError(
+            f"--config {preset}: a study that makes its own data, not a training on a store; run it with "
+            f"`stochseg train --config {preset}`"
+        )
+    return checked(Config, preset, keys, overrides)
+
+
+def checked(kind: type[Settings], preset: str, keys: dict[str, Any], overrides: dict[str, Any] | None) -> Settings:
+    """A config of this kind from keys of `preset` (for messages) and overrides; see `load_config`."""
     from jsonargparse import ArgumentParser, Namespace
 
     overrides = overrides or {}
-    keys = flatten(read_preset(preset))
+    keys = flatten(keys)
     if any(name in overrides for name in BUDGETS):  # a budget that is asked for replaces the preset's
         keys = {name: value for name, value in keys.items() if name not in BUDGETS}
     keys |= overrides
-    known = flatten(dataclasses.asdict(Config(steps=1)))
+    known = flatten(dataclasses.asdict(kind(steps=1)))
     for key in keys:
         if key not in known:
             raise InputError(f"config key '{key}' does not exist{_nearest(key, list(known))}")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config, "config", fail_untyped=True)
+    parser.add_class_arguments(kind, "config", fail_untyped=True)
     try:
         parsed: Namespace = parser.parse_object({"config": unflatten(keys)})
         config = parser.instantiate(parsed).config
@@ -77,7 +98,7 @@ def load_config(preset: str = "lidc", overrides: dict[str, Any] | None = None) -
     except Exception as error:  # jsonargparse raises several kinds; each says which key and why
         reason = re.sub(r'Parser key "config\.([\w.]+)":', r"\1:", " ".join(str(error).split()))
         raise InputError(f"--config {preset}: {reason}") from error
-    assert isinstance(config, Config)
+    assert isinstance(config, kind)
     return config
 
 

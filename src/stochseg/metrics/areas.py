@@ -83,7 +83,7 @@ def area_energy_distance(
     ours, theirs, present = _both_areas(samples, labels, classes, ignore, relative)
     if statistic == "U" and bool((present.sum(1) < 2).any()):
         raise InputError("the U statistic leaves self pairs out, and an image has one rater alone; take 'V'")
-    return 2 * _crps(ours, theirs, statistic) - _mean_difference(theirs, statistic).mean(1)
+    return 2 * _crps(ours, theirs, statistic) - mean_difference(theirs, statistic).mean(1)
 
 
 def empty_probability(samples: Tensor, classes: int = 2, ignore: int | None = None) -> Tensor:
@@ -187,10 +187,10 @@ def _crps(ours: Tensor, theirs: Tensor, statistic: Statistic) -> Tensor:
     if statistic == "U" and ours.shape[1] < 2:
         raise InputError("the U statistic leaves self pairs out, and one sample has no other; draw more, or take 'V'")
     off = (ours[:, :, None] - theirs[:, None]).abs().nanmean((1, 2))  # [b c]
-    return (off - _mean_difference(ours, statistic) / 2).mean(1)
+    return (off - mean_difference(ours, statistic) / 2).mean(1)
 
 
-def _mean_difference(values: Tensor, statistic: Statistic) -> Tensor:
+def mean_difference(values: Tensor, statistic: Statistic) -> Tensor:
     """Mean |x - x'| over pairs within a set, [b c] from [b m c], nan being left out: all pairs (V), distinct ones (U).
 
     In order x_0 <= x_1 <= ..., the one at place i is the larger of i pairs and the smaller of m - 1 - i.

@@ -1,4 +1,4 @@
-"""The calibration loss, L_cal of the paper: it ties the samples' mean to q. And the mask of ignored pixels."""
+"""The calibration loss, L_cal of the paper: it ties the samples' mean to F(x). And the mask of ignored pixels."""
 
 import torch
 from torch import Tensor
@@ -20,6 +20,16 @@ def calibration_kl(
     p = full_precision(mean_samples).clamp(FLOOR, 1 - FLOOR)
     q = full_precision(q.detach()).clamp(FLOOR, 1 - FLOOR)
     return pixel_mean((p * (p.log() - q.log())).sum(1), ignored, normalize)
+
+
+def gaussian_kl(mean_samples: Tensor, mean: Tensor, ignored: Tensor | None = None) -> Tensor:
+    """L_cal where F(x) is the mean of a Gaussian: KL(N(mean of the samples, 1) || N(F(x), 1)), in nats: a scalar.
+
+    That is 1/2 of the mean squared distance of the two. mean_samples: any shape; mean: the same shape, which gets no
+    gradient; ignored: bool of that shape, numbers that count 0. The mean of n samples is itself random, with an n-th of
+    their variance, so the loss is least for samples that vary a little less than they should.
+    """
+    return pixel_mean(0.5 * (full_precision(mean_samples) - full_precision(mean.detach())).square(), ignored)
 
 
 def mask_ignored(maps: Tensor, ignored: Tensor, ignore: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cross entropy, L_ce of the paper: what trains the calibration network F."""
+"""Cross entropy, L_ce of the paper: what trains the calibration network F; of a categorical, and of a Gaussian."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,3 +23,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, ignore: int | None = None, nor
     else:
         losses = -(labels * log_q).sum(1)
     return pixel_mean(losses, ignored, normalize)
+
+
+def gaussian_cross_entropy(mean: Tensor, y: Tensor) -> Tensor:
+    """-mean log N(y; mean, 1) less its constant log sqrt(2 pi): 1/2 of the mean squared distance, a scalar.
+
+    mean: what F returns, any shape; y: an answer of each, the same shape.
+    """
+    return 0.5 * (full_precision(mean) - full_precision(y)).square().mean()

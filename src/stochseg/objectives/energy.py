@@ -201,7 +201,8 @@ def _in_blocks(maps: Tensor, block: int) -> Tensor:
     if block == 1:
         return maps
     summed: Tensor = F.avg_pool2d(maps.flatten(0, 1), block, ceil_mode=True, divisor_override=1)
-    return summed.unflatten(0, maps.shape[:2])
+    blocks: Tensor = summed.unflatten(0, maps.shape[:2])
+    return blocks
 
 
 def _distance(both: Tensor, areas: Tensor, shares: Tensor, kernel: Kernel, smooth: float, pixels: int) -> Tensor:

@@ -92,9 +92,12 @@ def write_report(run: Path) -> Path:
             plot.save(run / "figures")
         remove_other_plots(run / "figures", evaluated, plots)
         pictures = {
-            name: _picture(plot, run / "figures") for name, plot in plots.items() if not name.startswith("examples_")
+            name: embedded_plot(plot, run / "figures")
+            for name, plot in plots.items()
+            if not name.startswith("examples_")
         }
-        text = _render(
+        text = render(
+            "report.html.j2",
             run=run.resolve().name,
             splits=[_split(one, classes, pictures) for one in evaluated],
             calibrated=calibrated and calibration_sentences(calibrated, classes, [one.result for one in evaluated]),
@@ -239,7 +242,7 @@ def _commands(run: Path, evaluated: list[Evaluated]) -> list[str]:
     return [*commands, f"stochseg report {where}"]
 
 
-def _picture(plot: Plot, folder: Path) -> Picture:
+def embedded_plot(plot: Plot, folder: Path) -> Picture:
     """The plot as it was saved to the folder, and a dark twin."""
     return _embedded((folder / f"{plot.name}.png").read_bytes(), plot.alt, plot.png(DARK))
 
@@ -259,7 +262,8 @@ def _gradient(name: str) -> str:
     return ", ".join(to_hex(colormaps[name](x)) for x in np.linspace(0, 1, 9))
 
 
-def _render(**content: Any) -> str:
+def render(template: str, **content: Any) -> str:
+    """A template of this package, filled in."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     folder = Path(__file__).parent / "templates"
@@ -270,4 +274,4 @@ def _render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(**content)
+    return environment.get_template(template).render(**content)

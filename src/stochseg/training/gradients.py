@@ -9,21 +9,11 @@ from stochseg.baselines.baseline import Baseline
 from stochseg.config import ObjectiveConfig
 from stochseg.data.batches import Batch
 from stochseg.models.blackbox import with_seen
-from stochseg.models.discriminator import probability
 from stochseg.models.interfaces import Choice
 from stochseg.models.precision import autocast
 from stochseg.models.segmenter import class_maps, one_hot_maps
-from stochseg.objectives.adversarial import (
-    discriminator_accuracy,
-    discriminator_loss,
-    generator_loss,
-    r1_penalty,
-    relativistic_discriminator_loss,
-    relativistic_generator_loss,
-    straight_through,
-)
-from stochseg.objectives.calibration import calibration_kl, mask_ignored
-from stochseg.objectives.cross_entropy import cross_entropy
+from stochseg.objectives.adversarial import straight_through
+from stochseg.objectives.calibration import mask_ignored
 from stochseg.objectives.energy import (
     empty_cross_entropy,
     energy_loss,
@@ -31,8 +21,10 @@ from stochseg.objectives.energy import (
     marginal_cross_entropy,
     mean_of_samples,
 )
+from stochseg.objectives.likelihood import CATEGORICAL
 from stochseg.objectives.targets import Targets
 from stochseg.training.compiled import calibrate, hypothesise
+from stochseg.training.objective import backward, discriminator_gradients, refinement_losses
 from stochseg.training.profile import timed
 
 
@@ -50,7 +42,7 @@ def baseline_gradients(
     targets = Targets.of(part.labels, len(model.classes), ignore, objective.raters == "all")
     with timed("F"), autocast(dtype, device):
         losses = model.losses(part.images, targets, z)
-    _backward(next(iter(losses.values())), share)
+    backward(next(iter(losses.values())), share)
     return {name: loss.detach() for name, loss in losses.items()}
 
 
@@ -81,8 +73,8 @@ def accumulate_gradients(
     with torch.set_grad_enabled(objective.cross_entropy > 0), autocast(dtype, device):
         with timed("F"):
             logits = calibrate(networks, with_seen(x, part.blackbox))
-        losses["cross_entropy"] = cross_entropy(logits, targets.mean)
-    _backward(objective.cross_entropy * losses["cross_entropy"], share)
+        losses["cross_entropy"] = CATEGORICAL.cross_entropy(logits, targets.mean)
+    backward(objective.cross_entropy * losses["cross_entropy"], share)
 
     q = _visible(logits.detach().float().softmax(1), targets, ignore)
     with timed("G"), autocast(dtype, device):
@@ -128,19 +120,19 @@ def accumulate_gradients(
         shapes = _visible(straight_through(samples.detach()), targets, ignore)
         losses["by_shape"] = empty_cross_entropy(choice.by_shape, shapes, equally, ignore)
         total = total + objective.empty * (losses["empty"] + losses["by_shape"])
-    if objective.calibration:
-        losses["calibration"] = calibration_kl(mean, q, targets.ignored)
-        total = total + objective.calibration * losses["calibration"]
     discriminator = networks["discriminator"] if "discriminator" in networks and objective.adversarial else None
-    if discriminator is None:
-        _backward(total, share)
-    else:
+    maps = samples
+    if discriminator is not None:
         samples = _visible(samples, targets, ignore)
         maps = samples if choice is None else _with_empty(samples, choice, z)
         maps = straight_through(maps) if objective.adversary == "relativistic" else maps
-        losses["adversarial"] = _adversarial(discriminator, x, targets.one, maps, objective, dtype)
-        _backward(total + objective.adversarial * losses["adversarial"], share)
-        losses |= _discriminator(
+    papers, sum_of_papers = refinement_losses(
+        CATEGORICAL, discriminator, x, targets.one, maps, mean, q, objective, dtype, targets.ignored
+    )
+    losses |= papers
+    backward(total + sum_of_papers, share)
+    if discriminator is not None:
+        losses |= discriminator_gradients(
             discriminator, x, targets.one, maps[:, 0].detach(), objective, dtype, train_discriminator, share
         )
     return {name: loss.detach() for name, loss in losses.items()}
@@ -164,58 +156,8 @@ def _with_empty(samples: Tensor, choice: Choice, z: Tensor) -> Tensor:
     return torch.where(choice.falls(z)[..., None, None, None], nothing, samples)
 
 
-def _adversarial(
-    discriminator: nn.Module, x: Tensor, real_maps: Tensor, maps: Tensor, objective: ObjectiveConfig, dtype: torch.dtype
-) -> Tensor:
-    """The samples' loss against a discriminator whose weights get no gradient from it."""
-    b, n = maps.shape[:2]
-    discriminator.requires_grad_(False)
-    with timed("D"), autocast(dtype, x.device):
-        fake = discriminator(x.repeat_interleave(n, 0), maps.flatten(0, 1)).view(b, n)
-        real = discriminator(x, real_maps) if objective.adversary == "relativistic" else None
-    discriminator.requires_grad_(True)
-    return generator_loss(fake) if real is None else relativistic_generator_loss(real, fake)
-
-
-def _discriminator(
-    discriminator: nn.Module,
-    x: Tensor,
-    real_maps: Tensor,
-    fake_maps: Tensor,
-    objective: ObjectiveConfig,
-    dtype: torch.dtype,
-    train: bool,
-    share: float,
-) -> dict[str, Tensor]:
-    """The discriminator's loss on one real and one fake map an image; frozen steps only measure its accuracy."""
-    with timed("D"), torch.set_grad_enabled(train), autocast(dtype, x.device):
-        real_pair = [each.detach().clone().requires_grad_(train and objective.r1 > 0) for each in (x, real_maps)]
-        fake_pair = [each.detach().clone().requires_grad_(train and objective.r2 > 0) for each in (x, fake_maps)]
-        real, fake = discriminator(*real_pair), discriminator(*fake_pair)
-    relativistic = objective.adversary == "relativistic"
-    # a relativistic one tells only which of two is real
-    right = (real > fake).float().mean() if relativistic else discriminator_accuracy(real, fake)
-    losses = {"accuracy": right}
-    if train:
-        loss = relativistic_discriminator_loss if relativistic else discriminator_loss
-        losses["discriminator"] = total = loss(real, fake)
-        for name, weight, logit, pair in (("r1", objective.r1, real, real_pair), ("r2", objective.r2, fake, fake_pair)):
-            if weight:
-                score = probability(logit.float()) if objective.r1_on == "probability" else logit.float()
-                losses[name] = r1_penalty(score, pair)
-                total = total + weight * losses[name]
-        _backward(total, share)
-    return losses
-
-
 def _visible(maps: Tensor, targets: Targets, ignore: int | None) -> Tensor:
     """At ignored pixels every map is the one-hot ignore class, so that no loss and no gradient reaches them."""
     if targets.ignored is None or ignore is None:
         return maps
     return mask_ignored(maps, targets.ignored, ignore)
-
-
-def _backward(loss: Tensor, share: float) -> None:
-    if loss.requires_grad:
-        with timed("backward"):
-            (loss * share).backward()

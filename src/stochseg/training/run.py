@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stochseg.baselines.baseline import Baseline
 from stochseg.config import BUDGETS, Config, to_plain
 from stochseg.data.batches import check_blackbox, check_crop, crop_size
@@ -20,14 +18,13 @@ from stochseg.metrics.conventions import get_convention
 from stochseg.models.calibrated import forget_calibrated
 from stochseg.models.car import CAR
 from stochseg.models.segmenter import Segmenter, load_weights, method_class
-from stochseg.presets import flatten, load_config
+from stochseg.presets import load_config
 from stochseg.processes import World, joined
 from stochseg.progress import say
-from stochseg.training import run_lock
 from stochseg.training.checkpoint import has_checkpoint, read_numbers, write_tensors
 from stochseg.training.distributed import check_same, check_shares
 from stochseg.training.log import check_loggers
-from stochseg.training.run_lock import locked
+from stochseg.training.run_config import begun, config_to_resume
 from stochseg.wording import counted
 
 FREE_ON_RESUME = (
@@ -64,7 +61,10 @@ def train(
     """
     preset = Path(config or "lidc").stem
     run = Path(out) if out else Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{preset}"
-    settings = _config_to_resume(run, config, overrides) if resume else load_config(config or "lidc", overrides)
+    if resume:
+        settings = config_to_resume(run, config, overrides, load_config, _is_free)
+    else:
+        settings = load_config(config or "lidc", overrides)
     with joined(settings.training.timeout) as world:
         return _train(model, data, world.of_first(run), settings, resume, verify, profile, world)
 
@@ -93,9 +93,7 @@ def _train(
     with ExitStack() as held:
         with world.as_one():
             if world.first:
-                _make_folder(run, resume)
-                held.enter_context(locked(run))
-                _write_config(run, settings, resume)
+                held.enter_context(begun(run, to_plain(settings), resume))
         say(f"{'resuming' if resume else 'training'} in {run}: {len(store.split('train'))} images, {describe(trained)}")
         try:
             run_training(trained, store, run, settings, resume_state, world, profile)
@@ -238,36 +236,5 @@ def _card(model: Segmenter, step: int, images: int, values: dict[str, float]) ->
     )
 
 
-def _make_folder(run: Path, resume: bool) -> None:
-    """Make the run directory; InputError where it cannot be made, or holds something and is not to be resumed."""
-    try:
-        if not resume and run.exists() and any(entry.name != run_lock.NAME for entry in run.iterdir()):
-            raise InputError(f"--out {run}: is not empty; go on there with --resume, or choose another directory")
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {run}: cannot be written ({error.strerror}); choose another directory") from error
-
-
-def _write_config(run: Path, config: Config, resume: bool) -> None:
-    """Write config.yaml; a resumed run's is replaced, since its budget may be new."""
-    _make_folder(run, resume)  # again: of two that began together, the second comes here when the first has ended
-    try:
-        (run / "config.yaml.partial").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
-        os.replace(run / "config.yaml.partial", run / "config.yaml")
-    except OSError as error:
-        raise InputError(f"--out {run}: cannot be written ({error.strerror}); choose another directory") from error
-
-
-def _config_to_resume(run: Path, config: str | None, overrides: dict[str, Any]) -> Config:
-    """The config of a run, with what may be set anew; InputError for what may not."""
-    file = run / "config.yaml"
-    if not file.is_file():
-        raise InputError(f"--resume: {run} holds no run to go on with; start without --resume")
-    if config is not None:
-        raise InputError(f"--config {config}: a resumed run keeps its own ({file}); leave --config out")
-    before = flatten(to_plain(load_config(str(file))))
-    for name, value in flatten(to_plain(load_config(str(file), overrides))).items():
-        free = name in FREE_ON_RESUME or (name.startswith("phases.") and name.endswith(".lr"))
-        if not free and value != before[name]:
-            raise InputError(f"--resume: {name} was {before[name]} in {run}; leave it, or start a new run")
-    return load_config(str(file), overrides)
+def _is_free(name: str) -> bool:
+    return name in FREE_ON_RESUME or (name.startswith("phases.") and name.endswith(".lr"))

@@ -81,10 +81,11 @@ def take_step(
     return dict(losses) | {f"gradient_{name}": norm for name, norm in norms.items()}
 
 
-def check_finite(values: Mapping[str, Any], step: int) -> None:
+def check_finite(values: Mapping[str, Any], step: int, rate: str = "--phases.*.lr") -> None:
+    """RunError that names the first value that is not finite, and the flag of the learning rate."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise NotFinite(
                 f"{name} is {value} in step {step}; nothing of this step was kept. Lower the learning rate "
-                "(--phases.*.lr) or check the data, then go on from the last checkpoint with --resume"
+                f"({rate}) or check the data, then go on from the last checkpoint with --resume"
             )
