@@ -1,6 +1,7 @@
 """`prepare folder`: the same store from every layout and format, all that is wrong told at once, nothing half-written."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stochseg.data.folder_fit import cut, places, resized, resized_label
 from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
 
+from .conftest import SHARED
 from .own_data import RATERS, Made, make, save, write_labels, write_raters, write_table
 from .test_training import SMALL, flags
 
@@ -485,6 +487,22 @@ def test_names_of_raters_that_hardly_recur_are_numbers(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ end to end
+
+
+def test_real_slices_become_what_they_are(tmp_path: Path) -> None:
+    script = SHARED / "data/unpack_lidc.py"
+    if not script.exists():
+        pytest.skip("needs real LIDC slices in ../shared/data")
+    names, images, masks = runpy.run_path(str(script))["load"]("val", 30)
+    for name, image, four in zip(names, images, masks, strict=True):
+        save(image, tmp_path / f"s/images/{name}.png")
+        for rater, mask in enumerate(four):
+            save(mask * 255, tmp_path / f"s/labels/{name}_l{rater}.png")
+    split = prepared(tmp_path / "s", tmp_path / "store", splits="1").split("train")
+    order = [split.ids.index(name) for name in names]
+    assert (split.images[order][..., 0] == images).all()
+    assert (split.labels[order] == masks).all()
+    assert [split.groups[row] for row in order] == [name.split("/")[0] for name in names]
 
 
 def test_from_a_folder_to_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ folder_rows     the rows of the store           (every file once more, on all co
 from pathlib import Path
 
 from stochseg.data.folder_fit import Fit
-from stochseg.data.folder_layout import Item, Slices, find_layout
+from stochseg.data.folder_items import Item, Slices
+from stochseg.data.folder_layout import find_layout
 from stochseg.data.folder_plan import Plan, make_plan
 from stochseg.data.folder_rows import RowsOfItem, write
 from stochseg.data.folder_scan import scan

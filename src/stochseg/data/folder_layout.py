@@ -8,63 +8,21 @@ Only names are read here. What contradicts itself is a mistake, and all of them 
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import takewhile
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from stochseg.data.archives import FolderFiles
 from stochseg.data.csv_files import read_rows
+from stochseg.data.folder_csv import look_up, of_table
+from stochseg.data.folder_items import SPLIT_WORDS, Item, Layout, leading_parts
 from stochseg.data.lidc_files import natural
 from stochseg.data.map_files import FOREIGN, suffix_of
 from stochseg.data.pixel_files import DICOM, NIFTI, SUFFIXES
 from stochseg.errors import InputError
 from stochseg.wording import counted, some
 
-Files = tuple[Path, ...]
-Slices = Literal["all", "marked"]
-
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""How a split may be called in a folder or a CSV."""
 UNREAD = tuple(suffix for suffix in FOREIGN if suffix not in SUFFIXES)
 """Suffixes of images that are not read; other files, such as notes, are passed over."""
-
-
-@dataclass
-class Item:
-    """One image and its labels by rater; a volume is one item until its slices become rows."""
-
-    name: str
-    image: Files
-    labels: dict[str, Files] = field(default_factory=dict)
-    split: str | None = None
-    group: str | None = None
-
-
-@dataclass
-class Layout:
-    """What the names say. groups: where the groups come from; splits: likewise, empty where none are given."""
-
-    kind: str
-    items: list[Item]
-    groups: str = ""
-    splits: str = ""
-    notes: list[str] = field(default_factory=list)
-    mistakes: list[str] = field(default_factory=list)
-
-    @property
-    def raters(self) -> list[str]:
-        """The raters' names in natural order."""
-        return sorted({rater for item in self.items for rater in item.labels}, key=natural)
 
 
 def find_layout(source: Path, table: Path | None = None) -> Layout:
@@ -78,12 +36,12 @@ def find_layout(source: Path, table: Path | None = None) -> Layout:
     table = table or _table_in(source)
     rows = read_rows(table, "--csv", ["image"]) if table else []
     if table and rows and "label" in rows[0][1]:
-        found = _of_table(source, table, rows)
+        found = of_table(source, table, rows)
     else:
         found = _of_folders(source)
         _groups_of_folders(found)
         if table:
-            _look_up(found, table, rows)
+            look_up(found, table, rows)
     _name_splits(found)
     _check_labelled(found, source)
     _few_raters(found)
@@ -219,109 +177,13 @@ def _groups_of_folders(found: Layout) -> None:
         found.splits = "from folders"
         for item in found.items:
             item.split, parts[item.name] = parts[item.name][0], parts[item.name][1:]
-    common = _shared([p[:-1] for p in parts.values()])
+    common = leading_parts([p[:-1] for p in parts.values()])
     for item in found.items:
         rest = parts[item.name][common:]
         item.group = rest[0] if len(rest) > 1 else item.name
     folders = any(len(p) - common > 1 for p in parts.values())
     volumes = any(suffix_of(item.image[0]) in NIFTI or len(item.image) > 1 for item in found.items)
     found.groups = "folder" if folders else "volume" if volumes else "image"
-
-
-# ------------------------------------------------------------------------------------------------------ (c): a CSV
-
-
-def _of_table(source: Path, table: Path, rows: list[tuple[int, dict[str, str]]]) -> Layout:
-    found = Layout(f"the table {table.name}", [], "group" if "group" in rows[0][1] else "image")
-    found.splits = f"from {table.name}" if "split" in rows[0][1] else ""
-    items: dict[Files, Item] = {}
-    bases = (table.parent, source)
-    for line, cells in rows:
-        where = f"{table}, line {line}"
-        image = _files_of(cells["image"], bases)
-        label = _files_of(cells["label"], bases) if cells["label"] else ()
-        for text, files in ((cells["image"], image), (cells["label"], label)):
-            if files is None:
-                found.mistakes.append(
-                    f"{where}: {text or 'no image'} is not there, or not one of {', '.join(SUFFIXES)}"
-                )
-        if not image or label is None:
-            continue
-        item = items.setdefault(image, Item(cells["image"], image))
-        _set(item, cells, where, found)
-        rater = cells.get("rater") or str(len(item.labels) + 1)
-        if label and rater in item.labels:
-            found.mistakes.append(f"{where}: a second label of {cells['image']} by rater {rater}; keep one")
-        elif label:
-            item.labels[rater] = label
-    found.items = list(items.values())
-    folders = [PurePosixPath(item.name).parts[:-1] for item in found.items]
-    common = _shared(folders)
-    for item in found.items:
-        path = PurePosixPath(item.name)
-        suffix = suffix_of(item.image[0]) if len(item.image) == 1 else ""
-        name = "/".join(path.parts[common:])
-        item.name = name[: -len(suffix)] if suffix and name.lower().endswith(suffix) else name
-    _fill_groups(found, str(table))
-    return found
-
-
-def _files_of(text: str, bases: Iterable[Path]) -> Files | None:
-    """A file, or the DICOM files of a folder; None where there is none that can be read."""
-    for base in bases:
-        path = base / text
-        if text and path.is_file() and suffix_of(path) in SUFFIXES:
-            return (path,)
-        if text and path.is_dir():
-            return tuple(sorted(f for f in path.iterdir() if suffix_of(f) in DICOM)) or None
-    return None
-
-
-def _set(item: Item, cells: Mapping[str, str], where: str, found: Layout) -> None:
-    """Take over split and group of a line; another line may not contradict it."""
-    for name in ("split", "group"):
-        old, new = getattr(item, name), cells.get(name, "")
-        if new and old and new != old:
-            found.mistakes.append(f"{where}: {item.name} is of {name} {new}, and of {old} in another line; keep one")
-        elif new:
-            setattr(item, name, new)
-
-
-def _look_up(found: Layout, table: Path, rows: list[tuple[int, dict[str, str]]]) -> None:
-    """Splits and groups of images in folders, from a CSV that names no labels."""
-    items = {item.name: item for item in found.items}
-    items |= {name.partition("/")[2]: item for name, item in items.items() if name.partition("/")[0] in SPLIT_WORDS}
-    columns = rows[0][1] if rows else {}
-    if "group" in columns:
-        found.groups = "group"
-        for item in found.items:
-            item.group = None
-    if "split" in columns:
-        found.splits = f"from {table.name}"
-        for item in found.items:
-            item.split = None
-    for line, cells in rows:
-        name = cells["image"].removeprefix("images/")
-        stem = name[: -len(suffix)] if (suffix := suffix_of(Path(name))) in SUFFIXES else name
-        if stem not in items:
-            found.mistakes.append(f"{table}, line {line}: no image is called {cells['image']}; correct or remove it")
-        else:
-            _set(items[stem], cells, f"{table}, line {line}", found)
-    _fill_groups(found, str(table))
-
-
-def _shared(paths: Collection[Sequence[str]]) -> int:
-    """How many parts, from the first, all paths have in common."""
-    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths)))
-
-
-def _fill_groups(found: Layout, table: str) -> None:
-    """Images without a group are groups of their own, unless a column of groups leaves them out."""
-    for item in found.items:
-        if item.group is None:
-            if found.groups == "group":
-                found.mistakes.append(f"{table}: no group of {item.name}; name one")
-            item.group = item.name
 
 
 # -------------------------------------------------------------------------------------------------- all layouts

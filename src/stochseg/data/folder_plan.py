@@ -10,7 +10,7 @@ import numpy as np
 
 from stochseg.data.folder_classes import ClassTable, read_classes, understand_classes
 from stochseg.data.folder_fit import Fit, Size, places, sizes_in_words
-from stochseg.data.folder_layout import Item, Layout, Slices
+from stochseg.data.folder_items import Item, Layout, Slices
 from stochseg.data.folder_rows import Recipe
 from stochseg.data.folder_scan import Facts, ImageFacts, as_colours
 from stochseg.data.map_files import suffix_of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stochseg.data.folder_classes import ClassTable, packed
 from stochseg.data.folder_fit import Fit, Size, cut, resized, resized_label
-from stochseg.data.folder_layout import Item
+from stochseg.data.folder_items import Item
 from stochseg.data.folder_scan import ImageFacts
 from stochseg.data.pixel_files import Windows, grey_if_grey, read_label, read_pixels, to_bytes, window_for
 from stochseg.data.store import MISSING_RATER

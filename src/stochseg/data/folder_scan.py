@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stochseg.data.folder_classes import packed, value_counts
-from stochseg.data.folder_layout import Files, Item
+from stochseg.data.folder_items import Files, Item
 from stochseg.data.pixel_files import Pixels, Window, grey_if_grey, read_label, read_pixels, spread
 from stochseg.errors import InputError
 
