@@ -359,7 +359,8 @@ def test_the_preset_is_the_papers_grid_and_survives_a_round_trip(tmp_path: Path)
     config = load_study("regression", {})
     assert config == StudyConfig()
     assert len(config.pi) * len(config.sigma) * len(config.methods) * config.repetitions == 90
-    write_config(tmp_path, {"study": "regression"} | to_plain(config), resume=False)
+    with begun(tmp_path, {"study": "regression"} | to_plain(config), resume=False):
+        pass
     assert load_study(str(tmp_path / "config.yaml"), {}) == config
 
 
