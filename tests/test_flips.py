@@ -72,7 +72,7 @@ class Oracle(Segmenter):
             q[:, b], q[:, a] = q[:, a] * p, q[:, a] * (1 - p)
         return q
 
-    def draw(self, x: Tensor, z: Tensor) -> Tensor:
+    def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
         label = self._label(x)[:, None]
         g = torch.Generator().manual_seed(int(z.double().abs().sum() * 1e6))
         if self.coherent:
@@ -153,7 +153,7 @@ def test_flips_that_go_together_show_in_joint_outcomes_alone(store: Path) -> Non
     """Each flip as often as is right, but always both or none: the GED hardly sees it."""
 
     class Together(Oracle):
-        def draw(self, x: Tensor, z: Tensor) -> Tensor:
+        def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
             both = torch.rand(len(x), z.shape[1], 1, generator=torch.Generator().manual_seed(int(z.sum() * 1e3)))
             return flip_classes(self._label(x)[:, None], self.flips, both < torch.tensor([p for _, _, p in self.flips]))
 

@@ -138,8 +138,8 @@ class FilmRefinement(nn.Module):
 def gumbel(normal: Tensor) -> Tensor:
     """Standard normal numbers as Gumbel ones, -log(-log u) of the share u of normal numbers below them."""
     u = torch.special.ndtr(normal.double()).clamp(1e-9, 1 - 1e-9)
-    drawn: Tensor = -(-u.log()).log().float()
-    return drawn
+    noise: Tensor = -(-u.log()).log()
+    return noise.float()
 
 
 class FilmStep(nn.Module):

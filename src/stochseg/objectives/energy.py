@@ -200,7 +200,7 @@ def _in_blocks(maps: Tensor, block: int) -> Tensor:
     """Sums over blocks of pixels of maps [b m k h w]; blocks at the lower and right edge may be smaller."""
     if block == 1:
         return maps
-    summed: Tensor = F.avg_pool2d(maps.flatten(0, 1), block, ceil_mode=True, divisor_override=1)
+    summed = F.avg_pool2d(maps.flatten(0, 1), block, ceil_mode=True, divisor_override=1)
     blocks: Tensor = summed.unflatten(0, maps.shape[:2])
     return blocks
 
