@@ -71,7 +71,7 @@ def test_the_run_is_evaluated_and_sampled(run: Path, tmp_path: Path) -> None:
         split.labels[:] = rng.integers(0, 2, (2, 4, 130, 130))
     np.save(tmp_path / "image.npy", rng.integers(0, 256, (64, 64), dtype=np.uint8))
     assert (
-        main(["evaluate", str(run), "--data", str(tmp_path / "store"), "--samples", "2", "--precision", "float32"]) == 0
+        main(["evaluate", str(run), "--data", str(tmp_path / "store"), "--samples", "4", "--precision", "float32"]) == 0
     )
     result = json.loads((run / "evaluation/test.json").read_text())
     assert result["images"] == 2

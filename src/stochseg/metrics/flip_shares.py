@@ -44,7 +44,7 @@ def flip_pixels(
     probability. Raises InputError for arguments that do not fit; see `check_flips`.
 
     >>> q = torch.tensor([[[[0.2, 0.0]], [[0.4, 1.0]], [[0.4, 0.0]]]])  # one image of 1 x 2 pixels, both of class 1
-    >>> [x.item() for x in flip_pixels(q, torch.tensor([[[[1, 1]]]]), [(1, 2, 0.2)])]
+    >>> [round(x.item(), 6) for x in flip_pixels(q, torch.tensor([[[[1, 1]]]]), [(1, 2, 0.2)])]
     [2.0, 1.4, 0.4]
     """
     labels, classes = check_probabilities(probabilities, labels)
