@@ -113,8 +113,8 @@ def flip_notes(result: dict[str, Any]) -> list[str]:
     if result["joint_total_variation"] is not None:
         said.append(
             f"Joint outcomes of all flips: total variation {result['joint_total_variation']:.3f} from their probabilities, "
-            f"{result['joint_total_variation_of_draws']:.3f} for as many exact draws; {result['joint_none']:.0%} of the samples "
-            "show neither side of some class"
+            f"{result['joint_total_variation_of_draws']:.3f} for as many exact draws; {result['joint_none']:.0%} of the "
+            "samples show neither side of some class"
         )
     return said
 
