@@ -122,6 +122,7 @@ def test_the_truth_is_right_in_every_score(store: Path) -> None:
         assert (row["coherence"], row["neither"]) == (1, 0)
     assert result["coherence"] == 1
     assert result["joint_total_variation"] < 2 * result["joint_total_variation_of_draws"]
+    assert result["joint_none"] == 0
     assert result["miou"] == result["miou_either_side"] == 1
     assert set(result["iou"]) == {"road", "sky", "car"}
     assert result["ece"] < 1e-6

@@ -18,7 +18,7 @@ from stochseg.report import figures
 from stochseg.report.figures import Plot
 from stochseg.report.flips import flips_plot
 from stochseg.report.panels import Tile, example_tiles, is_clear
-from stochseg.report.table import ROWS, best_trivial, matched_title, raters_matched
+from stochseg.report.table import ROWS, best_trivial, matched_title, raters_matched, shown_answers
 
 Arrays = dict[str, NDArray[Any]]
 SAMPLES_IN_FIGURE = 6
@@ -98,7 +98,7 @@ def split_plots(one: Evaluated, classes: list[ClassInfo]) -> dict[str, Plot]:
     result, values, split = one.result, one.values, one.result["split"]
     found = []
     known = [("this model", result["ged"])]
-    others = ((text, result["baselines"].get(name, {}).get("ged")) for name, text in ROWS.items())
+    others = ((text, result["baselines"].get(name, {}).get("ged")) for name, text in shown_answers(result).items())
     known += [(text, score) for text, score in others if score is not None]
     told = "; ".join(f"{name} {score:.3f}" for name, score in known)
     found.append(

@@ -34,8 +34,8 @@ def scores_rows(result: dict[str, Any]) -> list[list[str]]:
     """Header, the model's row, then one row a trivial answer; cells as text."""
     titles = COLUMNS | {"hm_iou": matched_title(result["convention"])}
     rows = [["", *titles.values()], ["this model", *(_cell(result, key) or "-" for key in COLUMNS)]]
-    for name, text in ROWS.items():
-        if name in result["baselines"] and not (name == "all_empty" and result.get("flips")):  # no class is background
+    for name, text in shown_answers(result).items():
+        if name in result["baselines"]:
             scores = result["baselines"][name]
             if name == "raters":  # independent draws from their population differ from raters as raters from raters
                 own = result.get("raters_diversity")
@@ -46,6 +46,11 @@ def scores_rows(result: dict[str, Any]) -> list[list[str]]:
                 shown["hm_iou"] = "-" if bound is None else f"at least {_number(bound)}"
             rows.append([text, *shown.values()])
     return rows
+
+
+def shown_answers(result: dict[str, Any]) -> dict[str, str]:
+    """`ROWS` without what makes no sense: where classes flip none is a background, and no map is empty."""
+    return {name: text for name, text in ROWS.items() if name != "all_empty" or not result.get("flips")}
 
 
 def matched_title(convention: str) -> str:
@@ -100,16 +105,16 @@ def flip_lines(result: dict[str, Any]) -> list[str]:
 
 
 def flip_notes(result: dict[str, Any]) -> list[str]:
-    joint, drawn = result["joint_total_variation"], result["joint_total_variation_of_draws"]
     said = [
         "Frequencies: share of the flipped side in what both sides of the class get, over its pixels in all images; right: "
         f"where {result['right_means']} is. Coherence: share of the class's pixels on the side that most of "
         f"them take, in one sample of an image. [95 % interval over {result['flips_intervals_over']}]"
     ]
-    if joint is not None:
+    if result["joint_total_variation"] is not None:
         said.append(
-            f"Joint outcomes of all flips: total variation {joint:.3f} from their probabilities, {drawn:.3f} for as many "
-            "exact draws"
+            f"Joint outcomes of all flips: total variation {result['joint_total_variation']:.3f} from their probabilities, "
+            f"{result['joint_total_variation_of_draws']:.3f} for as many exact draws; {result['joint_none']:.0%} of the "
+            "samples show neither side of some class"
         )
     return said
 

@@ -149,15 +149,20 @@ def flip_summary(
 
 
 def _joint(frequencies: NDArray[np.float64], wanted: NDArray[np.float64], samples: int) -> dict[str, float | None]:
-    """Total variation of all joint outcomes of the flips [N 2^m], images together, and what exact draws would have."""
+    """Total variation of all joint outcomes of the flips [N 2^m], images together, and what exact draws would have.
+
+    Samples that show neither side of a class that the image has are of no outcome: their share is told apart.
+    """
+    names = ("joint_total_variation", "joint_total_variation_of_draws", "joint_none")
     defined = ~np.isnan(frequencies[:, 0])
-    if not defined.any():
-        return {"joint_total_variation": None, "joint_total_variation_of_draws": None}
-    f, p = (torch.from_numpy(each[defined].mean(0, keepdims=True)) for each in (frequencies, wanted))
-    return {
-        "joint_total_variation": float(mode_total_variation(f, p)),
-        "joint_total_variation_of_draws": float(expected_total_variation(p, int(defined.sum()) * samples)),
-    }
+    f, p = (each[defined].sum(0) for each in (frequencies, wanted))
+    if not f.sum() > 0:
+        return dict.fromkeys(names)
+    images = int(defined.sum())
+    of_outcomes, probabilities = torch.from_numpy(f / f.sum())[None], torch.from_numpy(p / images)[None]
+    tv = float(mode_total_variation(of_outcomes, probabilities))
+    drawn = float(expected_total_variation(probabilities, images * samples))
+    return dict(zip(names, (tv, drawn, 1 - float(f.sum()) / images)))
 
 
 def _units(groups: NDArray[Any]) -> NDArray[Any]:
