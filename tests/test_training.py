@@ -115,30 +115,34 @@ def test_a_run_killed_in_its_first_save_starts_again(tiny_store: Path, tmp_path:
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tiny_store: Path, tmp_path: Path) -> None:
-    """Five SIGKILLs from outside, wherever the run then is: in a step, in validation, while saving."""
-    settings = SMALL | {"steps": 150, "training.save_every": 0.0}
-    whole = train(data=tiny_store, out=tmp_path / "whole", config="lidc", **settings)
-    run = tmp_path / "killed"
-    command = [sys.executable, "-m", "stochseg", "train", "--data", str(tiny_store), "--out", str(run)]
+    kill_and_compare(tiny_store, tmp_path, kills=5, steps=150)
+
+
+def kill_and_compare(store: Path, folder: Path, kills: int, steps: int) -> None:
+    """SIGKILLs from outside, wherever the run then is: in a step, in validation, while saving."""
+    settings = SMALL | {"steps": steps, "training.save_every": 0.0}
+    whole = train(data=store, out=folder / "whole", config="lidc", **settings)
+    run = folder / "killed"
+    command = [sys.executable, "-m", "stochseg", "train", "--data", str(store), "--out", str(run)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     chance = random.Random(0)
     reached = 0
-    for kill in range(6):
+    for kill in range(kills + 1):
         more = ["--resume"] if kill else ["--config", "lidc", *flags(settings)]
         process = subprocess.Popen([*command, *more], env=environment, stderr=subprocess.DEVNULL)
-        if kill < 5:
+        if kill < kills:
             while process.poll() is None and steps_done(run) <= reached:
                 time.sleep(0.005)
             time.sleep(chance.uniform(0, 0.1))
             assert process.poll() is None, "it ended before it could be killed"
             process.kill()
             reached = steps_done(run)
-        assert process.wait() == (-signal.SIGKILL if kill < 5 else 0)
+        assert process.wait() == (-signal.SIGKILL if kill < kills else 0)
     assert same(weights(whole), weights(run))
     assert same(load_file(whole / "model/model.safetensors"), load_file(run / "model/model.safetensors"))
     lines = [int(line["step"]) for line in read_metrics(run)]
     assert lines == sorted(lines)
-    assert set(lines) == set(range(1, 151))
+    assert set(lines) == set(range(1, steps + 1))
 
 
 def steps_done(run: Path) -> int:

@@ -21,7 +21,7 @@ from stochseg.processes import current, joined
 from stochseg.progress import say, track
 from stochseg.sampling import choose
 from stochseg.sampling.latents import Draws, latents
-from stochseg.sampling.write import SUMMARY, Sampled, is_written, write_sampled
+from stochseg.sampling.write import SUMMARY, Sampled, is_written, remove_partial, write_sampled
 from stochseg.wording import counted, some
 from stochseg.writable import check_writable
 
@@ -95,6 +95,9 @@ def sample_files(
         settings = _settings(model, run, samples, seed, draws, most_different, box)
         kept = [folder for file, folder in folders.items() if resume and _is_kept(folder, file, settings)]
         folders = {file: folder for file, folder in folders.items() if folder not in kept}
+        if resume and world.first:
+            for folder in folders.values():
+                remove_partial(folder)
     written: list[Path] = []
     unpromised: list[str] = []
     failed: dict[Path, InputError] = {}

@@ -8,7 +8,6 @@ import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
@@ -23,8 +22,6 @@ MAX_TOTAL_BYTES = 64 * 2**30
 MAX_NOTE_BYTES = 2**20
 """The largest note of a tar on a member, such as a long name, which would be read into memory whole."""
 _NOTES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
 class Files(Protocol):
@@ -109,7 +106,9 @@ class ArchiveFiles:
                     raise InputError(f"{self.path}: member '{member}' {what}; this archive is not to be trusted")
                 if not any(_hidden(part) for part in PurePosixPath(member).parts):
                     names.append(f"{self._prefix}/{PurePosixPath(member)}")
-        except _DAMAGE as error:
+        except InputError:
+            raise
+        except Exception as error:  # tarfile and zipfile fail at damage in many ways
             raise self._damaged(error) from error
         return names
 
@@ -128,15 +127,16 @@ class ArchiveFiles:
                 if size > MAX_MEMBER_BYTES:
                     raise InputError(f"{self.where(name)}: {size} bytes; at most {MAX_MEMBER_BYTES} are read")
                 data = read()
-            except (StopIteration, *_DAMAGE) as error:
+            except InputError:
+                raise
+            except Exception as error:  # StopIteration too: what was listed is there no more
                 raise self._damaged(error) from error
             left.remove(name)
             yield name, data
 
     def _damaged(self, error: BaseException) -> InputError:
-        return InputError(
-            f"{self.path}: damaged archive ({str(error) or type(error).__name__}); copy or download it again"
-        )
+        text = " ".join(str(error).split()) or type(error).__name__
+        return InputError(f"{self.path}: damaged archive ({text}); copy or download it again")
 
     def _list_tar(self) -> Iterator[tuple[str, int, bool, Callable[[], bytes]]]:
         with tarfile.open(self.path, "r:*", tarinfo=_Member) as tar:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stochseg.data.images import binary
+from stochseg.data.reading import reads
 from stochseg.data.restricted_pickle import load_numeric_pickle
 from stochseg.data.splits import SPLIT_NAMES
 from stochseg.data.store import MISSING_RATER, Split
@@ -49,6 +50,10 @@ class ArraySource:
         """Copy the `chosen` slices into the rows of `split`."""
         for row, n in enumerate(chosen):
             split.images[row], split.labels[row] = self.slices[n].image, self.slices[n].masks
+
+
+MAX_BYTES = 32 * 2**30
+"""The largest .npz, unpacked, that is read."""
 
 
 def read_pickle(file: Path, raters: int) -> ArraySource:
@@ -100,10 +105,15 @@ def _pickle_slices(file: Path, data: dict[Any, Any], patients: dict[Any, str], r
         yield ArraySlice(str(key), patients[key], None, _to_bytes(pixels, where)[..., None], labels)
 
 
+@reads
 def read_npz(file: Path) -> ArraySource:
     """`images` [N h w] or [N h w c], uint8 or float 0 to 1; `labels` [N r h w] 0/1, a whole map of 255 being a missing
     rater; and optionally `patients`, `ids` and `split` (train, val, test), each [N]."""
     try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_BYTES:
+            raise InputError(f"{file}: holds {size} bytes unpacked; up to {MAX_BYTES} are read: split it")
         with np.load(file, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:

@@ -26,6 +26,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from stochseg.data.reading import check_regular
 from stochseg.errors import InputError, RunError
 
 FORMAT = "stochseg-store"
@@ -204,9 +205,13 @@ def _open_split(path: Path, name: str, entry: Mapping[str, Any]) -> Split:
     for array, facts in entry["arrays"].items():
         file = path / facts["file"]
         try:
+            check_regular(file)
             opened: Array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{file}: cannot be opened as an array ({error}); prepare the store again") from error
+        except InputError:
+            raise
+        except Exception as error:  # a damaged header fails in many ways
+            text = " ".join(str(error).split())
+            raise InputError(f"{file}: cannot be opened as an array ({text}); prepare the store again") from error
         found = (list(opened.shape), str(opened.dtype))
         wanted = (list(facts["shape"]), facts["dtype"])
         if found != wanted:

@@ -11,6 +11,7 @@
 Pictures have the image's own size, the sheet aside.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -64,6 +65,12 @@ def write_sampled(
             shutil.rmtree(folder)
         os.replace(partial, folder)
     finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a process left that was killed while it wrote this folder."""
+    for partial in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
