@@ -276,7 +276,10 @@ def sample(given: list[str]) -> int:
     parser = _parser("stochseg sample", "Draw samples of images in files: maps, mean, entropy, areas, a sheet of each.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files, folders or patterns: PNG, JPEG, TIFF, NPY"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files, folders or patterns: PNG, JPEG, TIFF, NPY, NIfTI, DICOM",
     )
     parser.add_function_arguments(call, skip={"run", "images"})
     flags = _parse(parser, given)
