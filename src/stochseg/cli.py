@@ -357,6 +357,19 @@ def report(given: list[str]) -> int:
     return SUCCESS
 
 
+def serve(given: list[str]) -> int:
+    from stochseg.serve.server import serve as call
+
+    parser = _parser("stochseg serve", "Look at a model in the browser: images, samples, what lies between them.")
+    parser.add_argument("run", type=Path, help="run directory or exported model")
+    parser.add_argument(
+        "--examples", nargs="+", metavar="IMAGE", default=[], help="images to choose from; default: those of the evaluation"
+    )
+    parser.add_function_arguments(call, skip={"run", "examples"})
+    call(**_parse(parser, given))
+    return SUCCESS
+
+
 def import_official(given: list[str]) -> int:
     from stochseg.import_official import import_official as call
 
@@ -487,6 +500,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "score": (score, "score predictions of any program, in folders"),
     "compare": (compare, "several runs side by side, with paired differences"),
     "report": (report, "figures and one page of a run"),
+    "serve": (serve, "look at a model in the browser"),
     "import-official": (import_official, "make a run of a checkpoint of the official code"),
 }
 
