@@ -172,17 +172,23 @@ def _careful(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
 
 
 async def _body(request: Request) -> bytes:
-    """The body of a request, no more than MAX_BYTES and no longer than UPLOAD_SECONDS."""
+    """The body of a request, no more than MAX_BYTES and no longer than UPLOAD_SECONDS.
+
+    What comes beyond is read and dropped up to as much again: a sender who is cut off would never read why.
+    """
     parts, size = [], 0
     try:
         with anyio.fail_after(UPLOAD_SECONDS):
             async for part in request.stream():
                 size += len(part)
-                if size > MAX_BYTES:
-                    raise InputError(f"the file is too large; files up to {MAX_BYTES // 2**20} MB are read")
-                parts.append(part)
+                if size <= MAX_BYTES:
+                    parts.append(part)
+                elif size > 2 * MAX_BYTES:
+                    break
     except TimeoutError as error:
         raise InputError(f"the file took longer than {UPLOAD_SECONDS:g} s to arrive; send a smaller one") from error
+    if size > MAX_BYTES:
+        raise InputError(f"the file is too large; files up to {MAX_BYTES // 2**20} MB are read")
     return b"".join(parts)
 
 

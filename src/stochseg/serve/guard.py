@@ -17,7 +17,7 @@ ASKED_BY_PAGE = "x-stochseg"
 """A header that only the page itself sends: other sites in the same browser cannot."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
-    "content-security-policy": "default-src 'none'; img-src 'self' blob:; style-src 'self'; script-src 'self'; "
+    "content-security-policy": "default-src 'none'; img-src 'self' blob: data:; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

@@ -109,6 +109,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)
+        listening.listen(128)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"--host {host} --port {port}: {reason}; choose another, or --port 0 for any free") from error

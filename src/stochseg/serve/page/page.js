@@ -86,7 +86,10 @@ async function draw(from) {
 const at = (what) => `/api/drawings/${drawing.id}/${what}`;
 const layer = (number) => at(`samples/${number}.png`);
 const percent = (share) => `${Math.round(100 * share)} %`;
-const areaOf = (areas) => (about.classes.length === 2 ? `${areas[1]} px` : `${areas.slice(1).reduce((a, b) => a + b, 0)} px`);
+const areaOf = (areas) => {
+  const marked = areas.slice(1).reduce((a, b) => a + b, 0);
+  return marked ? `${marked} px` : "nothing";
+};
 const areasOf = (number) => drawing.areas.map((each) => each[number]);
 
 function stack(number) {
@@ -99,14 +102,13 @@ function stack(number) {
 }
 
 function card(number, share) {
-  const area = areasOf(number);
   const words = node("span", { class: "words" });
   if (share !== undefined) {
     const bar = node("i");
-    bar.style.width = percent(share);
+    bar.style.width = `${100 * share}%`;
     words.append(node("b", {}, percent(share)), node("span", { class: "bar" }, bar));
   }
-  words.append(node("small", {}, `sample ${number + 1}: ${area.slice(1).some(Boolean) ? areaOf(area) : "nothing"}`));
+  words.append(node("small", {}, `sample ${number + 1}: ${areaOf(areasOf(number))}`));
   const button = node("button", { "data-sample": number, "aria-pressed": "false" }, stack(number), words);
   button.onclick = () => { view.sample = number; show("sample"); };
   return button;
