@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stochseg.data.image_files import list_images, name_of, read_image, read_slices, window_of_text
+from stochseg.data.image_files import list_images, name_of, read_image, read_slices
 from stochseg.data.space import Space, write_nifti
 from stochseg.errors import InputError
 from stochseg.sample_files import sample_files
@@ -156,11 +156,6 @@ def test_what_is_asked_for_values_without_a_window(volume: np.ndarray, tmp_path:
     assert np.allclose(read_slices(tmp_path / "bytes.nii.gz", 1).images[:, 0], bytes_ / 127.5 - 1)
     with pytest.raises(InputError, match="holds 3 slices"):
         read_image(tmp_path / "bytes.nii.gz", 1)
-    assert window_of_text("-1000, 400") == WINDOW
-    assert window_of_text("[-1000, 400]") == WINDOW
-    for text in ("5", "a,b", "4,3", "nan,1", "1,2,3"):
-        with pytest.raises(InputError, match=f"--window {text}"):
-            window_of_text(text)
     (tmp_path / "bare").mkdir()
     with pytest.raises(InputError, match="no DICOM file"):
         read_slices(tmp_path / "bare", 1)

@@ -363,7 +363,11 @@ def serve(given: list[str]) -> int:
     parser = _parser("stochseg serve", "Look at a model in the browser: images, samples, what lies between them.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_argument(
-        "--examples", nargs="+", metavar="IMAGE", default=[], help="images to choose from; default: those of the evaluation"
+        "--examples",
+        nargs="+",
+        metavar="IMAGE",
+        default=[],
+        help="images to choose from; default: those of the evaluation",
     )
     parser.add_function_arguments(call, skip={"run", "examples"})
     call(**_parse(parser, given))

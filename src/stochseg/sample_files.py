@@ -13,15 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stochseg.blackbox import answers_for
-<<<<<<< HEAD
-from stochseg.data.image_files import list_images, read_image
+from stochseg.data.image_files import Slices, list_images, name_of, read_slices
+from stochseg.data.map_files import check_bytes
+from stochseg.data.pixel_files import parse_window
 from stochseg.data.store import sha256_of
 from stochseg.errors import InputError, OnError
-=======
-from stochseg.data.image_files import Slices, list_images, name_of, read_slices, window_of_text
-from stochseg.data.map_files import check_bytes
-from stochseg.errors import InputError
->>>>>>> 458f8bf (sample: volumes and DICOM, large images in tiles under one z, PNG and NIfTI maps, areas in mm2)
 from stochseg.metrics import class_frequencies
 from stochseg.models.precision import resolve_precision
 from stochseg.models.segmenter import Segmenter, load, model_folder
@@ -29,13 +25,9 @@ from stochseg.processes import current, joined
 from stochseg.progress import say, track
 from stochseg.sampling import choose
 from stochseg.sampling.latents import Draws, latents
-<<<<<<< HEAD
-from stochseg.sampling.write import SUMMARY, Sampled, is_written, write_sampled
-=======
 from stochseg.sampling.maps import MapFormat
 from stochseg.sampling.tiling import Tile
-from stochseg.sampling.write import Sampled, is_written, write_sampled
->>>>>>> 458f8bf (sample: volumes and DICOM, large images in tiles under one z, PNG and NIfTI maps, areas in mm2)
+from stochseg.sampling.write import SUMMARY, Sampled, is_written, write_sampled
 from stochseg.wording import counted, some
 from stochseg.writable import check_writable
 
@@ -75,15 +67,9 @@ def sample_files(
     """Draw samples of images in files and write OUT/IMAGE/ for each, IMAGE being the file's name without its suffix.
 
     A sample depends on the seed, the pixels of its image and its own number alone: not on the file's name, nor on what
-<<<<<<< HEAD
-    else is sampled. InputError at an image that cannot be read, or, where such are skipped, where none can; also where two
-    images would share a folder, and where a folder is there already. Several processes (docs/distributed.md) share the
-    images.
-=======
-    else is sampled. The slices of a volume share the noise, so that a sample is one volume. An image that cannot be read
-    is named and left out; InputError where none can, where two images would share a folder, and where a folder is there
-    already.
->>>>>>> 458f8bf (sample: volumes and DICOM, large images in tiles under one z, PNG and NIfTI maps, areas in mm2)
+    else is sampled. The slices of a volume share the noise, so that a sample is one volume. InputError at an image that
+    cannot be read, or, where such are skipped, where none can; also where two images would share a folder, and where a
+    folder is there already. Several processes (docs/distributed.md) share the images.
 
     Args:
         run: run directory or exported model.
@@ -110,7 +96,6 @@ def sample_files(
             code 3.
     """
     run, out = Path(run), Path(out)
-<<<<<<< HEAD
     world = current()
     with world.as_one():
         for flag, value, least in (("samples", samples, 1), ("seed", seed, 0)):
@@ -120,55 +105,38 @@ def sample_files(
             raise InputError(f"--most-different {most_different}: must be from 1 to --samples {samples}")
         if overwrite and resume:
             raise InputError("--overwrite and --resume: replace what is there, or keep it; pass one of them")
+        values = None if window is None else parse_window(window)
         folders = _folders(list_images(images), out, overwrite, resume)
         model = load(run, precision, world.device(device))
         box = None if blackbox is None else Path(blackbox)
         answer = answers_for(model, box, blackbox_ids, [folder.name for folder in folders.values()])
+        model.tiling(model.size, tiles)  # refuses what it cannot do
         check_writable(out, f"--out {out}")
-        settings = _settings(model, run, samples, seed, draws, most_different, box)
+        settings = _settings(model, run, samples, seed, draws, most_different, box) | {
+            "tiles": tiles,
+            "format": format,
+            "given_window": values and list(values),
+            "axis": axis,
+        }
         kept = [folder for file, folder in folders.items() if resume and _is_kept(folder, file, settings)]
         folders = {file: folder for file, folder in folders.items() if folder not in kept}
-=======
-    for flag, value, least in (("samples", samples, 1), ("seed", seed, 0)):
-        if value < least:
-            raise InputError(f"--{flag} {value}: must be at least {least}")
-    if most_different is not None and not 1 <= most_different <= samples:
-        raise InputError(f"--most-different {most_different}: must be from 1 to --samples {samples}")
-    values = None if window is None else window_of_text(window)
-    folders = _folders(list_images(images), out, overwrite)
-    model = load(run, precision, resolve_device(device))
-    box = None if blackbox is None else Path(blackbox)
-    answer = answers_for(model, box, blackbox_ids, [folder.name for folder in folders.values()])
-    model.tiling(model.size, tiles)  # refuses what it cannot do
-    check_writable(out, f"--out {out}")
->>>>>>> 458f8bf (sample: volumes and DICOM, large images in tiles under one z, PNG and NIfTI maps, areas in mm2)
     written: list[Path] = []
     unpromised: list[str] = []
     failed: dict[Path, InputError] = {}
     mine = world.share(list(folders.items()))
     for file, folder in track(mine, len(mine), "sampling"):
         try:
-<<<<<<< HEAD
-            image = read_image(file, model.channels, model.windows)
-            seen = answer(folder.name, _size(image))
-=======
-            image = read_slices(file, model.channels, values, axis)
+            image = read_slices(file, model.channels, values or model.windows, axis)
             seen = answer(folder.name, _size(image.images))
             if seen is not None and image.is_volume:
                 raise InputError(f"{file}: a volume; models over a black box take images one by one, give its slices")
->>>>>>> 458f8bf (sample: volumes and DICOM, large images in tiles under one z, PNG and NIfTI maps, areas in mm2)
         except InputError as error:
             failed[file] = error
             if on_error == "stop":
                 break
             continue
-<<<<<<< HEAD
-        _sample_one(model, file, image, seen, folder, settings, most_different)
-        if model.coverage and not model.coverage.holds_for(_size(image)):
-=======
-        _sample_one(model, run, file, image, seen, folder, samples, seed, draws, most_different, tiles, format)
+        _sample_one(model, file, image, seen, folder, settings, most_different, tiles, format)
         if model.coverage and not model.coverage.holds_for(_size(image.images)):
->>>>>>> 458f8bf (sample: volumes and DICOM, large images in tiles under one z, PNG and NIfTI maps, areas in mm2)
             unpromised.append(file.name)
         written.append(folder)
     parts = world.gather((written, unpromised, failed))
@@ -253,14 +221,10 @@ def _sample_one(
     tiles: Tile,
     format: MapFormat,
 ) -> None:
-<<<<<<< HEAD
-    number = image_number(image)
-    samples, seed, draws = settings["samples"], settings["seed"], settings["draws"]
-=======
     number = image_number(image.images if image.is_volume else image.images[0])
     size = _size(image.images)
     tiling = model.tiling(size, tiles)
->>>>>>> 458f8bf (sample: volumes and DICOM, large images in tiles under one z, PNG and NIfTI maps, areas in mm2)
+    samples, seed, draws = settings["samples"], settings["seed"], settings["draws"]
     drawn = max(samples, model.coverage.samples if model.coverage else 0)  # the levels hold for their own number
     z = latents(seed, [number], drawn, model.latent, draws)
     if tiling:
@@ -272,18 +236,11 @@ def _sample_one(
     covered = np.stack([part[3] for part in parts], 1) if model.coverage else None
     facts: dict[str, Any] = {
         "image": str(file),
-<<<<<<< HEAD
-        "size": list(image.shape[1:]),
-=======
         "size": list(size),
         "slices": len(image.images),
         "pixel_mm2": image.space.pixel_mm2,
         "window": image.window and list(image.window),
-        "samples": samples,
-        "seed": seed,
-        "draws": draws,
         "tile": tiling and [tiling.rows.tile, tiling.columns.tile],
->>>>>>> 458f8bf (sample: volumes and DICOM, large images in tiles under one z, PNG and NIfTI maps, areas in mm2)
         "image_number": number,
         **settings,
         "coverage": None,

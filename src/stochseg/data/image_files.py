@@ -47,7 +47,6 @@ class Slices:
         return len(self.images) > 1
 
 
-
 def list_images(given: Sequence[str | Path]) -> list[Path]:
     """The files that are meant by files, folders (the images right inside, sorted) and patterns such as `scans/*.png`.
 
@@ -90,22 +89,23 @@ def name_of(file: Path) -> str:
     return file.absolute().name if file.is_dir() else file.name[: -len(suffix_of(file)) or None]
 
 
-def read_image(file: Path, channels: int) -> Tensor:
+def read_image(file: Path, channels: int, windows: Windows = None) -> Tensor:
     """The image in a file that holds only one, as `read_slices` gives it: float32 [c h w] in [-1, 1]."""
-    images = read_slices(file, channels).images
+    images = read_slices(file, channels, windows).images
     if len(images) > 1:
         raise InputError(f"{file}: holds {len(images)} slices; give one of them as an image of its own")
     return images[0]
 
 
-def read_slices(file: Path, channels: int, window: Window | None = None, axis: int = 2) -> Slices:
+def read_slices(file: Path, channels: int, windows: Windows = None, axis: int = 2) -> Slices:
     """An image or a volume as a model of this many channels takes it.
 
     PNG, JPEG and TIFF, grey or colour; NPY [h w] or [h w c]; NIfTI, cut into slices along an axis; DICOM, a file, or a
     folder with a series. 8 and 16 bits count from 0 to their largest value, floats from 0 to 1; colour of 16 bits is read
-    with 8. DICOM is seen through the window that it names, and NIfTI of more than 8 bits needs one. window: values that
-    are black and white instead. Photographs are turned as their EXIF note says. Colour whose channels are equal counts
-    as grey; a grey image has c = 1, and models of three channels repeat it themselves.
+    with 8. windows: how the images of the model's training became bytes, where they were not; without it DICOM is seen
+    through the window that it names, and NIfTI of more than 8 bits needs one. Photographs are turned as their EXIF note
+    says. Colour whose channels are equal counts as grey; a grey image has c = 1, and models of three channels repeat it
+    themselves.
     Raises InputError, which names the file, for damage, transparency, several pages, or channels that do not fit.
     """
     files = [f for f in sorted(file.iterdir()) if suffix_of(f) in DICOM and _is_seen(f)] if file.is_dir() else [file]
@@ -115,7 +115,7 @@ def read_slices(file: Path, channels: int, window: Window | None = None, axis: i
     kind = suffix_of(files[0])
     if len(found.values) > 1 and kind not in (*NIFTI, *DICOM):
         raise InputError(f"{file}: holds {len(found.values)} pages; save each as an image of its own")
-    window = window or (found.window if kind in DICOM else None)
+    window = found.window if windows is None and kind in DICOM else window_for(found, windows)
     pixels = _checked(found, kind, file) if window is None else to_bytes(found.values, window)
     if channels == 1:
         pixels = grey_if_grey(pixels)
@@ -149,14 +149,3 @@ def _checked(found: Pixels, kind: str, file: Path) -> NDArray[Any]:
             f"{file}: floats from {pixels.min():g} to {pixels.max():g}; scale them to 0 to 1, 1 being white"
         )
     return pixels
-
-
-def window_of_text(text: str) -> Window:
-    """LOW and HIGH of `--window LOW,HIGH`; InputError for anything else."""
-    try:
-        low, high = (float(part) for part in text.strip("[]() ").split(","))
-    except ValueError as error:
-        raise InputError(f"--window {text}: give LOW,HIGH, such as --window=-1000,400") from error
-    if not low < high or not np.isfinite([low, high]).all():
-        raise InputError(f"--window {text}: LOW must be below HIGH")
-    return low, high

@@ -56,7 +56,7 @@ def save_sheet(
     top = [named["image"], replace(named["mean of samples"], name="mean")]
     top.append(replace(named["entropy of mean"], name="entropy"))
     if sets is not None:
-        top.append(replace(named["rater 1" if two else "q"], name=sets_name))
+        top.append(replace(named["label" if two else "q"], name=sets_name))
     samples = [tile for tile in tiles if tile.group == "samples"]
     h, w = top[0].pixels.shape[:2]
     step = w + GAP

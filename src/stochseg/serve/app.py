@@ -90,7 +90,7 @@ def build_app(
         else:
             name = asked.get("name", "")
             content = await _body(request)
-            image = await anyio.to_thread.run_sync(read_upload, content, name, model.channels)
+            image = await anyio.to_thread.run_sync(read_upload, content, name, model.channels, model.windows)
         drawing = await gate.run(draw, model, image, name, count, seed)
         return JSONResponse({"id": kept.add(drawing), **drawing.facts(len(model.classes))})
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from stochseg.data.store import ClassInfo
-from stochseg.report.panels import ENTROPY_COLORS, PROBABILITY_COLORS, as_rgb, interior, normalised_entropy
+from stochseg.report.panels import ENTROPY_COLORS, PROBABILITY_COLORS, as_rgb, interior, is_clear, normalised_entropy
 
 FILL = 110
 """Opacity of 255 inside a region; its outline is opaque."""
@@ -24,9 +24,11 @@ def image_picture(image: Tensor) -> bytes:
 
 
 def map_layer(map_: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> bytes:
-    """Regions of a class map [h w] in the colours of their classes, with outlines; the first class is clear."""
+    """Regions of a class map [h w] in the colours of their classes, with outlines; black classes are clear."""
     layer = np.zeros((*map_.shape, 4), np.uint8)
-    for number, info in enumerate(classes[1:], 1):
+    for number, info in enumerate(classes):
+        if is_clear(info):
+            continue
         inside = map_ == number
         layer[inside] = (*info.color, FILL)
         layer[inside & ~interior(inside)] = (*info.color, 255)
@@ -34,12 +36,13 @@ def map_layer(map_: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> bytes:
 
 
 def mean_layer(mean: NDArray[np.floating], classes: Sequence[ClassInfo]) -> bytes:
-    """Of [k h w]: how likely not the first class; for more than two classes their colours mixed."""
-    marked = 1 - mean[0].astype(np.float64)
+    """Of [k h w]: for two classes how likely the second; for more their colours mixed, black ones being clear."""
     if len(classes) == 2:
-        return _png(_colored(marked, PROBABILITY_COLORS))
-    colors = np.array([info.color for info in classes[1:]], np.float64)
-    mixed = np.einsum("khw,kc->hwc", mean[1:].astype(np.float64), colors) / np.maximum(marked, 1e-6)[..., None]
+        return _png(_colored(1 - mean[0].astype(np.float64), PROBABILITY_COLORS))
+    colors = np.array([info.color for info in classes], np.float64)
+    p = mean.astype(np.float64) * np.array([not is_clear(info) for info in classes])[:, None, None]
+    marked = p.sum(0)
+    mixed = np.einsum("khw,kc->hwc", p, colors) / np.maximum(marked, 1e-6)[..., None]
     return _png(np.concatenate([mixed, 255 * marked[..., None]], 2).round().clip(0, 255).astype(np.uint8))
 
 

@@ -73,7 +73,7 @@ def serve(
             f"{run}: sees a black box beside each image, which the page cannot give; use `stochseg sample`"
         )
     files = list_images(examples)[:MOST_EXAMPLES] if examples else []
-    shown = [Example(name_of(file), read_image(file, model.channels)) for file in files]
+    shown = [Example(name_of(file), read_image(file, model.channels, model.windows)) for file in files]
     if not examples:
         shown = [Example(name, example_image(pixels)) for name, pixels in _evaluated(run, model)]
     if host not in LOOPBACK and token is None:

@@ -12,7 +12,7 @@ from stochseg.data.dicom_files import open_dicom
 from stochseg.data.image_files import read_image
 from stochseg.data.map_files import suffix_of
 from stochseg.data.picture_files import FORMATS
-from stochseg.data.pixel_files import DICOM, PICTURES
+from stochseg.data.pixel_files import DICOM, PICTURES, Windows
 from stochseg.errors import InputError
 
 MAX_BYTES = 32 * 2**20
@@ -23,11 +23,11 @@ NAME_SHOWN = 80
 """Characters of a name that answers repeat."""
 
 
-def read_upload(content: bytes, name: str, channels: int) -> Tensor:
+def read_upload(content: bytes, name: str, channels: int, windows: Windows = None) -> Tensor:
     """An image as a model of this many channels takes it: float32 [c h w] in [-1, 1].
 
-    name: what the sender calls it; only its suffix counts. Raises InputError, with that name and no path, for other kinds
-    of files, more than MAX_BYTES or MAX_PIXELS, and all that `read_image` refuses.
+    name: what the sender calls it; only its suffix counts. windows: see `read_slices`. Raises InputError, with that name
+    and no path, for other kinds of files, more than MAX_BYTES or MAX_PIXELS, and all that `read_image` refuses.
     """
     shown = PurePosixPath(name.replace("\\", "/")).name[-NAME_SHOWN:] or "image"
     suffix = suffix_of(Path(shown))
@@ -44,7 +44,7 @@ def read_upload(content: bytes, name: str, channels: int) -> Tensor:
             if h * w > MAX_PIXELS:
                 side = round(MAX_PIXELS**0.5)
                 raise InputError(f"{shown}: {w}x{h} pixels; up to {side}x{side} are taken here, crop it")
-            return read_image(file, channels)
+            return read_image(file, channels, windows)
         except InputError as error:
             raise InputError(str(error).replace(str(file), shown)) from error
 

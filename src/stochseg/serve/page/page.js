@@ -33,7 +33,7 @@ async function start() {
   about = await (await ask("/api/info")).json();
   document.title = `${about.title} · stochseg`;
   $("title").textContent = about.title;
-  const names = about.classes.slice(1).map((c) => c.name);
+  const names = about.classes.filter(shows).map((c) => c.name);
   const classes = names.length > 6 ? `${names.length} classes` : names.join(", ");
   $("about").textContent = `${about.method}, trained at ${about.size.join("×")} pixels; outlines ${classes}`;
   const side = Math.floor(Math.sqrt(about.most_pixels));
@@ -42,7 +42,7 @@ async function start() {
   const counts = new Set([4, 8, 16, 32, 64, about.samples].filter((n) => n <= about.most_samples));
   for (const n of [...counts].sort((a, b) => a - b)) $("samples").append(node("option", { value: n }, String(n)));
   $("samples").value = about.samples;
-  about.classes.forEach((c, i) => i && $("class").append(node("option", { value: i }, c.name)));
+  about.classes.forEach((c, i) => shows(c) && $("class").append(node("option", { value: i }, c.name)));
   about.examples.forEach((name, i) => {
     const image = node("img", { src: `/api/examples/${i}.png`, alt: name, loading: "lazy" });
     const button = node("button", { "aria-pressed": "false", title: name }, image);
@@ -86,8 +86,9 @@ async function draw(from) {
 const at = (what) => `/api/drawings/${drawing.id}/${what}`;
 const layer = (number) => at(`samples/${number}.png`);
 const percent = (share) => `${Math.round(100 * share)} %`;
+const shows = (each) => each.color.some(Boolean); // black classes are background
 const areaOf = (areas) => {
-  const marked = areas.slice(1).reduce((a, b) => a + b, 0);
+  const marked = areas.reduce((sum, area, i) => sum + (shows(about.classes[i]) ? area : 0), 0);
   return marked ? `${marked} px` : "nothing";
 };
 const areasOf = (number) => drawing.areas.map((each) => each[number]);
