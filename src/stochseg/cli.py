@@ -276,7 +276,10 @@ def sample(given: list[str]) -> int:
     parser = _parser("stochseg sample", "Draw samples of images in files: maps, mean, entropy, areas, a sheet of each.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files, folders or patterns: PNG, JPEG, TIFF, NPY"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files, folders or patterns: PNG, JPEG, TIFF, NPY, NIfTI, DICOM",
     )
     parser.add_function_arguments(call, skip={"run", "images"})
     flags = _parse(parser, given)
@@ -351,6 +354,23 @@ def report(given: list[str]) -> int:
     parser = _parser("stochseg report", "Write figures and one self-contained page, RUN/report.html.")
     parser.add_argument("run", type=Path, help="run directory")
     say(f"report ready: {call(**_parse(parser, given))}")
+    return SUCCESS
+
+
+def serve(given: list[str]) -> int:
+    from stochseg.serve.server import serve as call
+
+    parser = _parser("stochseg serve", "Look at a model in the browser: images, samples, what lies between them.")
+    parser.add_argument("run", type=Path, help="run directory or exported model")
+    parser.add_argument(
+        "--examples",
+        nargs="+",
+        metavar="IMAGE",
+        default=[],
+        help="images to choose from; default: those of the evaluation",
+    )
+    parser.add_function_arguments(call, skip={"run", "examples"})
+    call(**_parse(parser, given))
     return SUCCESS
 
 
@@ -484,6 +504,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "score": (score, "score predictions of any program, in folders"),
     "compare": (compare, "several runs side by side, with paired differences"),
     "report": (report, "figures and one page of a run"),
+    "serve": (serve, "look at a model in the browser"),
     "import-official": (import_official, "make a run of a checkpoint of the official code"),
 }
 

@@ -5,13 +5,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stochseg.blackbox import answers_for
-from stochseg.data.image_files import list_images, read_image
+from stochseg.data.image_files import Slices, list_images, name_of, read_slices
+from stochseg.data.map_files import check_bytes
+from stochseg.data.pixel_files import parse_window
 from stochseg.data.store import sha256_of
 from stochseg.errors import InputError, OnError
 from stochseg.metrics import class_frequencies
@@ -21,9 +25,13 @@ from stochseg.processes import current, joined
 from stochseg.progress import say, track
 from stochseg.sampling import choose
 from stochseg.sampling.latents import Draws, latents
+from stochseg.sampling.maps import MapFormat
+from stochseg.sampling.tiling import Tile
 from stochseg.sampling.write import SUMMARY, Sampled, is_written, remove_partial, write_sampled
 from stochseg.wording import counted, some
 from stochseg.writable import check_writable
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,10 @@ def sample_files(
     most_different: int | None = None,
     blackbox: str | Path | None = None,
     blackbox_ids: str = "auto",
+    tiles: Tile = "auto",
+    format: MapFormat = "npz",
+    window: str | None = None,
+    axis: Literal[0, 1, 2] = 2,
     precision: str = "auto",
     device: str = "auto",
     overwrite: bool = False,
@@ -55,13 +67,13 @@ def sample_files(
     """Draw samples of images in files and write OUT/IMAGE/ for each, IMAGE being the file's name without its suffix.
 
     A sample depends on the seed, the pixels of its image and its own number alone: not on the file's name, nor on what
-    else is sampled. InputError at an image that cannot be read, or, where such are skipped, where none can; also where two
-    images would share a folder, and where a folder is there already. Several processes (docs/distributed.md) share the
-    images.
+    else is sampled. The slices of a volume share the noise, so that a sample is one volume. InputError at an image that
+    cannot be read, or, where such are skipped, where none can; also where two images would share a folder, and where a
+    folder is there already. Several processes (docs/distributed.md) share the images.
 
     Args:
         run: run directory or exported model.
-        images: image files, folders or patterns; PNG, JPEG, TIFF or NPY, grey or colour.
+        images: image files, folders or patterns; PNG, JPEG, TIFF, NPY, NIfTI, DICOM (a folder is a series).
         out: where the folders go.
         samples: samples of an image.
         seed: of the samples.
@@ -70,6 +82,12 @@ def sample_files(
         blackbox: for a model over a black box: a folder or archive of its predictions of these images, one PNG or NPY each,
             named alike; or the run of `stochseg blackbox train` that it came from.
         blackbox_ids: what the ids in these predictions are: auto, classes, labelIds or a YAML file of id: class.
+        tiles: how images larger than those of training are taken. auto: in overlapping tiles of the training size that
+            share their noise; a side in pixels (a multiple of 16): in tiles of it; none: as a whole.
+        format: png or nifti write each sample into a file of its own too; nifti keeps the place in space.
+        window: LOW,HIGH: values that are black and white, as in training; NIfTI of more than 8 bits needs it, DICOM files
+            name one of their own.
+        axis: of NIfTI files, along which their slices lie: 0, 1 or 2.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda, ...
         overwrite: replace what an earlier call left of these images.
@@ -87,12 +105,19 @@ def sample_files(
             raise InputError(f"--most-different {most_different}: must be from 1 to --samples {samples}")
         if overwrite and resume:
             raise InputError("--overwrite and --resume: replace what is there, or keep it; pass one of them")
+        values = None if window is None else parse_window(window)
         folders = _folders(list_images(images), out, overwrite, resume)
         model = load(run, precision, world.device(device))
         box = None if blackbox is None else Path(blackbox)
         answer = answers_for(model, box, blackbox_ids, [folder.name for folder in folders.values()])
+        model.tiling(model.size, tiles)  # refuses what it cannot do
         check_writable(out, f"--out {out}")
-        settings = _settings(model, run, samples, seed, draws, most_different, box)
+        settings = _settings(model, run, samples, seed, draws, most_different, box) | {
+            "tiles": tiles,
+            "format": format,
+            "given_window": values and list(values),
+            "axis": axis,
+        }
         kept = [folder for file, folder in folders.items() if resume and _is_kept(folder, file, settings)]
         folders = {file: folder for file, folder in folders.items() if folder not in kept}
         if resume and world.first:
@@ -104,15 +129,17 @@ def sample_files(
     mine = world.share(list(folders.items()))
     for file, folder in track(mine, len(mine), "sampling"):
         try:
-            image = read_image(file, model.channels, model.windows)
-            seen = answer(folder.name, _size(image))
+            image = read_slices(file, model.channels, values or model.windows, axis)
+            seen = answer(folder.name, _size(image.images))
+            if seen is not None and image.is_volume:
+                raise InputError(f"{file}: a volume; models over a black box take images one by one, give its slices")
         except InputError as error:
             failed[file] = error
             if on_error == "stop":
                 break
             continue
-        _sample_one(model, file, image, seen, folder, settings, most_different)
-        if model.coverage and not model.coverage.holds_for(_size(image)):
+        _sample_one(model, file, image, seen, folder, settings, most_different, tiles, format)
+        if model.coverage and not model.coverage.holds_for(_size(image.images)):
             unpromised.append(file.name)
         written.append(folder)
     parts = world.gather((written, unpromised, failed))
@@ -189,23 +216,34 @@ def _is_kept(folder: Path, file: Path, settings: dict[str, Any]) -> bool:
 def _sample_one(
     model: Segmenter,
     file: Path,
-    image: Tensor,
+    image: Slices,
     seen: Tensor | None,
     folder: Path,
     settings: dict[str, Any],
     different: int | None,
+    tiles: Tile,
+    format: MapFormat,
 ) -> None:
-    number = image_number(image)
+    number = image_number(image.images if image.is_volume else image.images[0])
+    size = _size(image.images)
+    tiling = model.tiling(size, tiles)
     samples, seed, draws = settings["samples"], settings["seed"], settings["draws"]
     drawn = max(samples, model.coverage.samples if model.coverage else 0)  # the levels hold for their own number
     z = latents(seed, [number], drawn, model.latent, draws)
-    maps = model.sample(image[None], z=z, blackbox=seen)
-    q = model.probabilities(image[None], seen)
-    covered = model.coverage_sets(maps, q)[0].cpu().numpy() if model.coverage else None
-    maps = maps[:, :samples]
+    if tiling:
+        z = tiling.widened(z)
+    k = len(model.classes)
+    check_bytes(image.images[:, 0].numel() * (drawn + 2 * k * 4), file)
+    parts = [_sample_slice(model, one, seen, z, tiles, samples) for one in image.images.split(1)]
+    maps, q, mean = (np.stack([part[i] for part in parts], 1) for i in range(3))
+    covered = np.stack([part[3] for part in parts], 1) if model.coverage else None
     facts: dict[str, Any] = {
         "image": str(file),
-        "size": list(image.shape[1:]),
+        "size": list(size),
+        "slices": len(image.images),
+        "pixel_mm2": image.space.pixel_mm2,
+        "window": image.window and list(image.window),
+        "tile": tiling and [tiling.rows.tile, tiling.columns.tile],
         "image_number": number,
         **settings,
         "coverage": None,
@@ -214,7 +252,8 @@ def _sample_one(
     name, notes = "", [f"{samples} {kind}samples, seed {seed}, model {settings['model']}"]
     chosen = None
     if different is not None:
-        picked, shares = choose.most_different(maps, different, len(model.classes))
+        flat = torch.from_numpy(maps).flatten(1, 2)[None]  # [1 n s*h w]
+        picked, shares = choose.most_different(flat, different, k)
         chosen = picked[0].cpu().numpy()
         facts["most_different"] = {"samples": chosen.tolist(), "shares": shares[0].tolist()}
         said = ", ".join(f"{100 * share:.0f} %" for share in shares[0].tolist())
@@ -226,10 +265,10 @@ def _sample_one(
             "share": c.share,
             "samples": c.samples,
             "fitted_size": c.size and list(c.size),
-            "promise": c.holds_for(_size(image)),
+            "promise": c.holds_for(_size(image.images)),
             "levels": {info.name: level for info, level in zip(model.classes, c.levels)},
         }
-        if c.holds_for(_size(image)):
+        if c.holds_for(_size(image.images)):
             name = f"{100 * c.probability:g} % coverage"
             part = "the whole" if c.share == 1 else f"{100 * c.share:g} %"
             notes += [
@@ -240,16 +279,29 @@ def _sample_one(
             name = "coverage set"
             notes.append(f"{name}: fitted at {c.fitted_at()}, no promise at this size")
     result = Sampled(
-        ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy(),
-        maps[0].cpu().numpy(),
-        q[0].cpu().numpy(),
-        class_frequencies(maps, len(model.classes))[0].cpu().numpy(),
+        ((image.images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy(),
+        maps,
+        q,
+        mean,
         covered,
         name,
+        image.space,
         notes,
         chosen,
     )
-    write_sampled(folder, result, model.classes, folder.name, facts)
+    write_sampled(folder, result, model.classes, folder.name, facts, format)
+
+
+def _sample_slice(
+    model: Segmenter, image: Tensor, seen: Tensor | None, z: Tensor, tiles: Tile, samples: int
+) -> tuple[Array, Array, Array, Array | None]:
+    """Maps [n h w], q and the maps' mean [k h w], and the coverage sets [k h w] of one slice [1 c h w]."""
+    maps = model.sample(image, blackbox=seen, z=z, tile=tiles)
+    q = model.probabilities(image, seen, tiles)
+    covered = model.coverage_sets(maps, q)[0].cpu().numpy() if model.coverage else None
+    maps = maps[:, :samples]
+    mean = class_frequencies(maps, len(model.classes))[0].cpu().numpy()
+    return maps[0].cpu().numpy(), q[0].cpu().numpy(), mean, covered
 
 
 def _folders(files: Sequence[Path], out: Path, overwrite: bool, resume: bool) -> dict[Path, Path]:
@@ -259,8 +311,8 @@ def _folders(files: Sequence[Path], out: Path, overwrite: bool, resume: bool) ->
     for file in files:
         if file in folders:
             continue  # named twice, once in its folder
-        folder = out / file.stem
-        other = owner.setdefault(file.stem.casefold(), file)  # some file systems know no small letters
+        folder = out / name_of(file)
+        other = owner.setdefault(name_of(file).casefold(), file)  # some file systems know no small letters
         if other is not file:
             raise InputError(
                 f"{other} and {file} would both be written to {folder}; sample them into two --out folders"

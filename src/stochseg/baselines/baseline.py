@@ -12,6 +12,7 @@ from stochseg.data.store import ClassInfo
 from stochseg.models.segmenter import Segmenter, as_tuples, class_maps, classes_of
 from stochseg.objectives.targets import Targets
 from stochseg.sampling.sample import PIXELS_AT_ONCE
+from stochseg.sampling.tiling import Tile
 
 MARGINAL_SAMPLES = 16
 """Samples whose mean stands for q, where a method has no marginals of its own."""
@@ -54,8 +55,9 @@ class Baseline(Segmenter):
         """Probabilities float32 [b n k h w] of the samples that z [b n z] stands for; a class map is their argmax."""
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
+    def probabilities(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
         """The mean of soft samples of a fixed z: float32 [b k h w]."""
+        self.tiling((images.shape[-2], images.shape[-1]), tile)  # refuses them
         z = torch.randn(MARGINAL_SAMPLES, self.latent, generator=torch.Generator().manual_seed(0))
         x = self.as_input(images)
         self.as_seen(x, blackbox)  # refuses one

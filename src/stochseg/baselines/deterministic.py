@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from stochseg.baselines.baseline import Baseline
-from stochseg.baselines.noise import generators_of
 from stochseg.config import BaselineConfig
 from stochseg.models.unet import UNet
 from stochseg.objectives.cross_entropy import cross_entropy
 from stochseg.objectives.targets import Targets
+from stochseg.sampling.noise import generators_of
+from stochseg.sampling.tiling import Tile
 
 
 class Deterministic(Baseline):
@@ -33,9 +34,10 @@ class Deterministic(Baseline):
         return drawn.softmax(2)
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
+    def probabilities(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
         x = self.as_input(images)
         self.as_seen(x, blackbox)  # refuses one
+        self.tiling((x.shape[-2], x.shape[-1]), tile)  # refuses them
         self.networks.eval()
         with self._autocast():
             logits: Tensor = self.network(x)

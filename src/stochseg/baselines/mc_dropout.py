@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from stochseg.baselines.baseline import Baseline
-from stochseg.baselines.noise import seeds_of
 from stochseg.config import BaselineConfig
 from stochseg.models.unet import UNet
 from stochseg.objectives.cross_entropy import cross_entropy
 from stochseg.objectives.targets import Targets
+from stochseg.sampling.noise import seeds_of
 
 
 class MCDropout(Baseline):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from stochseg.baselines.baseline import Baseline
-from stochseg.baselines.noise import normal_of
 from stochseg.config import BaselineConfig
 from stochseg.models.unet import UNet
 from stochseg.objectives.targets import Targets
+from stochseg.sampling.noise import normal_of
 
 SMALLEST_VARIANCE = 1e-5
 

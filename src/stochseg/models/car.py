@@ -17,6 +17,8 @@ from stochseg.models.interfaces import RefinementNet
 from stochseg.models.segmenter import Segmenter, as_tuples, classes_of, one_hot_maps
 from stochseg.models.temperature import temper
 from stochseg.sampling.sample import decode_in_chunks
+from stochseg.sampling.tiles import draw_tiled, tiled_marginals
+from stochseg.sampling.tiling import Tile, Tiling
 
 
 class CAR(Segmenter):
@@ -33,6 +35,7 @@ class CAR(Segmenter):
     """
 
     method = "car"
+    takes_tiles = True
 
     def __init__(
         self,
@@ -117,10 +120,17 @@ class CAR(Segmenter):
             self.blackbox.to(device)
         return super().to(device)
 
-    def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
-        """The calibrated marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]; blackbox: see `sample`."""
+    def probabilities(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
+        """The calibrated marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]; blackbox, tile: see `sample`."""
         x = self.as_input(images)
-        return self._marginals(x, self.as_seen(x, blackbox))
+        seen = self.as_seen(x, blackbox)
+        tiling = self.tiling((x.shape[-2], x.shape[-1]), tile)
+        if tiling is None:
+            return self._marginals(x, seen)
+        seen_each = [None] * len(x) if seen is None else seen.split(1)
+        return torch.cat(
+            [tiled_marginals(self._marginals, one, its, tiling) for one, its in zip(x.split(1), seen_each, strict=True)]
+        )
 
     @torch.no_grad()
     def _marginals(self, x: Tensor, seen: Tensor | None) -> Tensor:
@@ -144,6 +154,11 @@ class CAR(Segmenter):
         q = self._marginals(x, seen)
         with self._autocast():
             return decode_in_chunks(self.refinement, x, q, z.to(self.device))
+
+    def draw_tiled(self, x: Tensor, z: Tensor, seen: Tensor | None, tiling: Tiling) -> Tensor:
+        q = tiled_marginals(self._marginals, x, seen, tiling)
+        with self._autocast():
+            return draw_tiled(self.refinement, x, q, z.to(self.device), tiling)
 
     @torch.no_grad()
     def score(self, images: Tensor, maps: Tensor) -> Tensor:

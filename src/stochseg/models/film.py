@@ -8,11 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stochseg.models.blocks import conv, conv_block, to_blocks, to_pixels, upsample
-from stochseg.models.interfaces import Choice
+from stochseg.models.interfaces import FIELD, Choice
 from stochseg.models.padding import pad_to_multiple
 
-FIELD = 8
-"""Side of the coarse noise field, in cells: FIELD * FIELD numbers of z, stretched over the image."""
 CERTAIN = 20.0
 """Logit of the background in a map without anything."""
 
@@ -68,6 +66,7 @@ class FilmRefinement(nn.Module):
         self.class_noise = class_noise
         self._parts = [latent, FIELD * FIELD * field, classes * class_noise, int(choice)]
         self.latent = sum(self._parts)
+        self.field_part = slice(latent, latent + FIELD * FIELD * field)
         self.stem = conv((channels + classes) * patch**2, widths[0])
         self.down = nn.ModuleList(conv_block(a, b) for a, b in zip(widths, widths[1:]))
         self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])

@@ -5,6 +5,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+FIELD = 8
+"""Side of the coarse noise field, in cells: FIELD * FIELD numbers of z, stretched over the image."""
+
 
 class Choice(NamedTuple):
     """Whether anything is there at all, as a choice beside the shapes: probabilities [b] that the image alone gives."""
@@ -30,6 +33,8 @@ class RefinementNet(Protocol):
 
     latent: int
     """Length of z."""
+    field_part: slice
+    """Which numbers of z are a field of FIELD x FIELD cells; empty for a network without one."""
 
     def encode(self, x: Tensor, q: Tensor) -> Any:
         """Features of images [b c h w] and their q [b k h w] that do not depend on z."""

@@ -21,6 +21,7 @@ from stochseg.models.calibrated import Calibrated, Coverage, forget_calibrated, 
 from stochseg.models.precision import autocast, resolve_precision
 from stochseg.models.temperature import check_temperature
 from stochseg.models.weights_file import read_weights, write_weights
+from stochseg.sampling.tiling import Tile, Tiling, tiling_of
 
 FORMAT = "stochseg-model"
 VERSION = 1
@@ -59,6 +60,8 @@ class Segmenter(ABC):
     """Forward passes that a sample takes."""
     takes_blackbox: bool = False
     """Whether it was built on a black box, and so sees its answer beside each image."""
+    takes_tiles: ClassVar[bool] = False
+    """Whether large images can be sampled in tiles under one z."""
     networks: nn.ModuleDict
 
     def __init__(
@@ -78,8 +81,8 @@ class Segmenter(ABC):
         """Length of z."""
 
     @abstractmethod
-    def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
-        """The marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]."""
+    def probabilities(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
+        """The marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]; tile: see `sample`."""
 
     @abstractmethod
     def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -106,11 +109,15 @@ class Segmenter(ABC):
         generator: torch.Generator | None = None,
         blackbox: Tensor | None = None,
         z: Tensor | None = None,
+        tile: Tile = None,
     ) -> Tensor:
         """Class maps uint8 [b n h w] for images [b c h w] in [-1, 1].
 
         generator: a CPU generator for z; z [b n z] may be given instead, then n is its own. blackbox: what a model over a
-        black box needs where none is attached, class ids [b h w] (255: unknown) or probabilities [b k h w].
+        black box needs where none is attached, class ids [b h w] (255: unknown) or probabilities [b k h w]. tile: how
+        images larger than those of training are taken. None: as a whole; a side in pixels: in overlapping tiles of it,
+        under one z for the whole image; "auto": in tiles of the training size, where the method can. Images in tiles
+        take z [b n z], or as `tiling(h, w).widened(z)` gives it.
         """
         x = self.as_input(images)
         seen = self.as_seen(x, blackbox)
@@ -118,8 +125,31 @@ class Segmenter(ABC):
             raise InputError(f"n {n}: draw at least 1 sample")
         if z is None:
             z = torch.randn(len(x), n, self.latent, generator=generator)
-        self._check_latents(z, len(x))
-        return self.draw(x, z, seen)
+        tiling = self.tiling((x.shape[-2], x.shape[-1]), tile)
+        if tiling is None:
+            self._check_latents(z, len(x))
+            return self.draw(x, z, seen)
+        if z.shape[-1] != self.latent + tiling.cells:
+            self._check_latents(z, len(x))
+            z = tiling.widened(z)
+        return torch.cat(
+            [
+                self.draw_tiled(x[i : i + 1], z[i : i + 1], None if seen is None else seen[i : i + 1], tiling)
+                for i in range(len(x))
+            ]
+        )
+
+    def tiling(self, size: tuple[int, int], tile: Tile = "auto") -> Tiling | None:
+        """How an image of this size (h, w) is cut; None where it is taken as a whole. InputError where it cannot be cut."""
+        if self.takes_tiles:
+            return tiling_of(size, tile, self.size)
+        if isinstance(tile, int):
+            raise InputError(f"--tiles {tile}: {self.method} draws an image as a whole; leave it out")
+        return None
+
+    def draw_tiled(self, x: Tensor, z: Tensor, seen: Tensor | None, tiling: Tiling) -> Tensor:
+        """`draw` for one image in tiles; z: [1 n z + cells]. Only where `takes_tiles`."""
+        raise NotImplementedError
 
     def coverage_sets(self, maps: Tensor, q: Tensor) -> Tensor:
         """The pixels that hold a new rater's outline of each class with the calibrated probability: bool [b k h w].

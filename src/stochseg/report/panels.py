@@ -140,7 +140,7 @@ def overlay(
             continue
         inside = core = labels == number
         for _ in range(line):
-            core = _interior(core)
+            core = interior(core)
         base[inside] = (1 - opacity) * base[inside] + opacity * np.array(info.color, np.float32)
         base[inside & ~core] = info.color
     return base.round().astype(np.uint8)
@@ -187,7 +187,7 @@ def _colored(values: NDArray[np.float64], name: str) -> Pixels:
     return np.asarray(colormaps[name](values, bytes=True)[..., :3])
 
 
-def _interior(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def interior(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels whose four neighbours are inside too."""
     padded = np.pad(mask, 1)
     return np.asarray(mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
