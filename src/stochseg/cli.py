@@ -1,13 +1,13 @@
 """The command line: one function a command. Only this file knows command lines; help comes from docstrings."""
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stochseg.command_line import new_parser, parse
 from stochseg.errors import InputError, RunError, SaidElsewhere, Stopped
 from stochseg.processes import several, speaks
 from stochseg.progress import complain, say
@@ -90,9 +90,11 @@ def prepare_lidc(given: list[str]) -> int:
     from stochseg.data.lidc import prepare_lidc as call
     from stochseg.data.store import open_store
 
-    parser = _parser("stochseg prepare lidc", "Make a store of LIDC-IDRI nodule slices with the masks of four readers.")
+    parser = new_parser(
+        "stochseg prepare lidc", "Make a store of LIDC-IDRI nodule slices with the masks of four readers."
+    )
     parser.add_function_arguments(call)
-    store = call(**_parse(parser, given))
+    store = call(**parse(parser, given))
     _prepared(store, "lidc")
     return SKIPPED if open_store(store).notes.get("left_out") else SUCCESS
 
@@ -100,28 +102,30 @@ def prepare_lidc(given: list[str]) -> int:
 def prepare_folder(given: list[str]) -> int:
     from stochseg.data.folder import prepare_folder as call
 
-    parser = _parser("stochseg prepare folder", "Make a store of images of your own with the labels of several raters.")
+    parser = new_parser(
+        "stochseg prepare folder", "Make a store of images of your own with the labels of several raters."
+    )
     parser.add_function_arguments(call)
-    store = call(**_parse(parser, given))
+    store = call(**parse(parser, given))
     return _prepared(store, "lidc --input.crop none") if store else SUCCESS
 
 
 def prepare_ambiguous(given: list[str]) -> int:
     from stochseg.data.ambiguous import prepare_ambiguous as call
 
-    parser = _parser(
+    parser = new_parser(
         "stochseg prepare ambiguous", "Make a store of generated images whose distribution is known exactly."
     )
     parser.add_function_arguments(call)
-    return _prepared(call(**_parse(parser, given)), "demo")
+    return _prepared(call(**parse(parser, given)), "demo")
 
 
 def prepare_cityscapes(given: list[str]) -> int:
     from stochseg.data.cityscapes import prepare_cityscapes as call
 
-    parser = _parser("stochseg prepare cityscapes", "Make a store of street scenes in the layout of Cityscapes.")
+    parser = new_parser("stochseg prepare cityscapes", "Make a store of street scenes in the layout of Cityscapes.")
     parser.add_function_arguments(call)
-    return _prepared(call(**_parse(parser, given)), "cityscapes")
+    return _prepared(call(**parse(parser, given)), "cityscapes")
 
 
 def _prepared(store: Path, preset: str) -> int:
@@ -148,7 +152,7 @@ def _train(prog: str, text: str, given: list[str], preset: str, **fixed: object)
     from stochseg.training.profile import profile_table
     from stochseg.training.run import train as call
 
-    parser = _parser(prog, text)
+    parser = new_parser(prog, text)
     presets = ", ".join(preset_names())
     parser.add_argument("--config", help=f"preset ({presets}) or YAML file; default {preset}")
     parser.add_argument("--data", required=True, type=Path, help="the store, from `stochseg prepare`")
@@ -157,7 +161,7 @@ def _train(prog: str, text: str, given: list[str], preset: str, **fixed: object)
     parser.add_argument("--verify", action="store_true", help="read the whole store first and compare its sha256")
     parser.add_argument("--profile", action="store_true", help="show where a step's time goes; writes RUN/profile.json")
     parser.add_class_arguments(Config)
-    flags = _parse(parser, given, only_given=True)
+    flags = parse(parser, given, only_given=True)
     ours = {name: flags.pop(name) for name in ("config", "data", "out", "resume", "verify", "profile") if name in flags}
     if not ours.get("resume"):  # which keeps its own
         ours.setdefault("config", preset)
@@ -187,22 +191,22 @@ def blackbox_train(given: list[str]) -> int:
 def blackbox_predict(given: list[str]) -> int:
     from stochseg.blackbox import predict as call
 
-    parser = _parser("stochseg blackbox predict", "Put the predictions of a run into a store, as its black box.")
+    parser = new_parser("stochseg blackbox predict", "Put the predictions of a run into a store, as its black box.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_argument("--split", nargs="+", help="splits to fill; default: all")
     parser.add_function_arguments(call, skip={"run", "split"})
-    return _added(call, _parse(parser, given))
+    return _added(call, parse(parser, given))
 
 
 def blackbox_import(given: list[str]) -> int:
     from stochseg.blackbox import import_predictions as call
 
-    parser = _parser(
+    parser = new_parser(
         "stochseg blackbox import", "Put predictions that any segmenter saved into a store, as its black box."
     )
     parser.add_argument("--split", nargs="+", help="splits to fill; default: all that have predictions")
     parser.add_function_arguments(call, skip={"split"})
-    return _added(call, _parse(parser, given))
+    return _added(call, parse(parser, given))
 
 
 def _added(call: Callable[..., Any], flags: dict[str, Any]) -> int:
@@ -221,7 +225,7 @@ def train_study(given: list[str]) -> int:
     from stochseg.regression.judging import results_text
     from stochseg.regression.study import run_study as call
 
-    parser = _parser(
+    parser = new_parser(
         "stochseg train --config regression",
         "Run the paper's study of bimodal regression on generated numbers, and score it against the exact distribution.",
     )
@@ -229,7 +233,7 @@ def train_study(given: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="run directory; default runs/DATE_TIME_regression")
     parser.add_argument("--resume", action="store_true", help="go on in --out where the study stopped")
     parser.add_class_arguments(StudyConfig)
-    run, results = call(**_parse(parser, given, only_given=True))
+    run, results = call(**parse(parser, given, only_given=True))
     print(results_text(results))
     minutes = sum(results["training_seconds"].values()) / 60
     say(f"done: {run}, {minutes:.1f} minutes of training; open {run}/report.html in a browser")
@@ -260,10 +264,10 @@ def evaluate(given: list[str]) -> int:
     from stochseg.evaluation import evaluate as call
     from stochseg.report.table import scores_table
 
-    parser = _parser("stochseg evaluate", "Score a run on a split of a store, beside trivial answers.")
+    parser = new_parser("stochseg evaluate", "Score a run on a split of a store, beside trivial answers.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_function_arguments(call, skip={"run", "calibration", "blackbox"})
-    result = call(**_parse(parser, given))
+    result = call(**parse(parser, given))
     if speaks():
         print(scores_table(result))
     return SKIPPED if result["skipped"] else SUCCESS
@@ -273,7 +277,9 @@ def sample(given: list[str]) -> int:
     from stochseg.sample_files import sample_files as call
     from stochseg.wording import counted
 
-    parser = _parser("stochseg sample", "Draw samples of images in files: maps, mean, entropy, areas, a sheet of each.")
+    parser = new_parser(
+        "stochseg sample", "Draw samples of images in files: maps, mean, entropy, areas, a sheet of each."
+    )
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_argument(
         "images",
@@ -282,7 +288,7 @@ def sample(given: list[str]) -> int:
         help="image files, folders or patterns: PNG, JPEG, TIFF, NPY, NIfTI, DICOM",
     )
     parser.add_function_arguments(call, skip={"run", "images"})
-    flags = _parse(parser, given)
+    flags = parse(parser, given)
     done = call(**flags)
     there = f" ({len(done.kept)} were there)" if done.kept else ""
     say(f"sampled {counted(len(done.written), 'image')} into {flags['out']}{there}; look at IMAGE/sheet.png")
@@ -293,13 +299,13 @@ def calibrate(given: list[str]) -> int:
     from stochseg.calibrate import calibrate as call
     from stochseg.report.calibration import calibration_text
 
-    parser = _parser(
+    parser = new_parser(
         "stochseg calibrate",
         "Fit temperatures of q, and sets of pixels that cover a new rater's outline as often as asked.",
     )
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_function_arguments(call, skip={"run", "calibration", "blackbox"})
-    print(calibration_text(call(**_parse(parser, given))))
+    print(calibration_text(call(**parse(parser, given))))
     return SUCCESS
 
 
@@ -308,7 +314,7 @@ def score(given: list[str]) -> int:
     from stochseg.scoring.folders import score as call
     from stochseg.scoring.options import flips_of_text
 
-    parser = _parser(
+    parser = new_parser(
         "stochseg score",
         "Score predictions of any program, in folders; docs/score.md has the layouts. Exit code 3: images skipped.",
     )
@@ -327,7 +333,7 @@ def score(given: list[str]) -> int:
         "counts as car-cityscapes, mose as mose-cityscapes",
     )
     parser.add_function_arguments(call, skip={"samples", "flips"})
-    flags = _parse(parser, given)
+    flags = parse(parser, given)
     flags["flips"] = None if flags["flips"] is None else flips_of_text(flags["flips"])
     result = call(**flags)
     print(score_table(result))
@@ -338,10 +344,10 @@ def compare(given: list[str]) -> int:
     from stochseg.compare import compare as call
     from stochseg.report.comparison import comparison_text
 
-    parser = _parser("stochseg compare", "Scores, paired differences and costs of several runs on the same images.")
+    parser = new_parser("stochseg compare", "Scores, paired differences and costs of several runs on the same images.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; differences are those to the first")
     parser.add_function_arguments(call, skip={"runs"})
-    flags = _parse(parser, given)
+    flags = parse(parser, given)
     print(comparison_text(call(**flags)))
     if flags["out"]:
         say(f"comparison ready: {flags['out']}/comparison.html")
@@ -351,16 +357,16 @@ def compare(given: list[str]) -> int:
 def report(given: list[str]) -> int:
     from stochseg.report.page import write_report as call
 
-    parser = _parser("stochseg report", "Write figures and one self-contained page, RUN/report.html.")
+    parser = new_parser("stochseg report", "Write figures and one self-contained page, RUN/report.html.")
     parser.add_argument("run", type=Path, help="run directory")
-    say(f"report ready: {call(**_parse(parser, given))}")
+    say(f"report ready: {call(**parse(parser, given))}")
     return SUCCESS
 
 
 def serve(given: list[str]) -> int:
     from stochseg.serve.server import serve as call
 
-    parser = _parser("stochseg serve", "Look at a model in the browser: images, samples, what lies between them.")
+    parser = new_parser("stochseg serve", "Look at a model in the browser: images, samples, what lies between them.")
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_argument(
         "--examples",
@@ -370,19 +376,19 @@ def serve(given: list[str]) -> int:
         help="images to choose from; default: those of the evaluation",
     )
     parser.add_function_arguments(call, skip={"run", "examples"})
-    call(**_parse(parser, given))
+    call(**parse(parser, given))
     return SUCCESS
 
 
 def import_official(given: list[str]) -> int:
     from stochseg.import_official import import_official as call
 
-    parser = _parser(
+    parser = new_parser(
         "stochseg import-official", "Make a run of a checkpoint of the official code; nothing of the file is executed."
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, such as LIDC_CAR_Model.pickle")
     parser.add_function_arguments(call, skip={"file"})
-    flags = _parse(parser, given)
+    flags = parse(parser, given)
     run = call(**flags)
     say(f"run ready: {run}; judge it with `stochseg evaluate {run} --data STORE --split test`")
     return SUCCESS
@@ -391,92 +397,10 @@ def import_official(given: list[str]) -> int:
 def demo(given: list[str]) -> int:
     from stochseg.demo import demo as call
 
-    parser = _parser("stochseg demo", "Generated data, training, evaluation and report in one go; no download.")
+    parser = new_parser("stochseg demo", "Generated data, training, evaluation and report in one go; no download.")
     parser.add_function_arguments(call)
-    call(**_parse(parser, given))
+    call(**parse(parser, given))
     return SUCCESS
-
-
-def _parser(prog: str, text: str) -> Any:
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
-
-    class PlainTypes(DefaultHelpFormatter):
-        def _get_type_str(self, action: Any) -> str | None:
-            return plain_type(super()._get_type_str(action))
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return ArgumentParser(
-        prog=prog, description=text, exit_on_error=False, allow_abbrev=False, formatter_class=PlainTypes
-    )
-
-
-def plain_type(text: str | None) -> str | None:
-    """What help says of a type: no names of Python's, and nothing where choices or words say it.
-
-    >>> [plain_type(t) for t in ("int | null", "Union[str, Path, null]", "Literal['a', 'b']", "float")]
-    ['int', 'path', None, 'float']
-    """
-    if text is None or "Path" in text:
-        return text and "path"
-    return None if "[" in text else text.removesuffix(" | null")
-
-
-def _parse(parser: Any, given: list[str], only_given: bool = False) -> dict[str, Any]:
-    """Parse flags into a flat dict; what does not fit is an InputError of one line."""
-    from argparse import ArgumentError
-
-    try:
-        parsed = parser.parse_args(_bare_switches(parser, given), defaults=not only_given)
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"{parser.prog}: {_plainly(parser, str(error))}; see `{parser.prog} --help`") from error
-    return dict(vars(parsed.as_flat()))
-
-
-def _plainly(parser: Any, message: str) -> str:
-    """The parser's message with what helps added: the flag's dashes, and the nearest flag there is."""
-    from difflib import get_close_matches
-
-    message = re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)
-    flags = [option for action in parser._actions for option in action.option_strings]
-    start, _, names = message.partition(": ")
-    if start.endswith("arguments are required"):
-        shown = {a.dest: a.metavar for a in parser._actions if a.metavar and not a.option_strings}
-        missing = (f"--{n}" if f"--{n}" in flags else shown.get(n, n.upper()) for n in names.split(", "))
-        return f"missing {', '.join(missing)}"
-    close = get_close_matches(names.split(" ")[0], flags, 1) if start == "unrecognized arguments" else []
-    return message + (f"; did you mean {close[0]}?" if close else "")
-
-
-def _bare_switches(parser: Any, given: list[str]) -> list[str]:
-    """Let `--overwrite` stand for `--overwrite true`, none for null, and dashes in a flag for underscores: jsonargparse
-    knows only the latter."""
-    options = {o for a in parser._actions for o in a.option_strings}
-    given = _joined(given, options)
-    switches = {o for a in parser._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
-    spelled: list[str] = []
-    for word, following in zip(given, [*given[1:], ""]):
-        name, equals, value = word.partition("=")
-        plain = "--" + name[2:].replace("-", "_")
-        flag = plain + equals + value if word.startswith("--") and name not in options and plain in options else word
-        spelled.append({"none": "null", "None": "null", "True": "true", "False": "false"}.get(flag, flag))
-        if flag in switches and following.lower() not in ("true", "false"):
-            spelled.append("true")
-    return spelled
-
-
-def _joined(given: list[str], options: set[str]) -> list[str]:
-    """Let `--window -1000,400` stand for `--window=-1000,400`: a value that begins with a minus is taken for a flag.
-
-    >>> _joined(["--window", "-1000,400", "--seed", "1"], {"--window", "--seed"})
-    ['--window=-1000,400', '--seed', '1']
-    """
-    joined: list[str] = []
-    for word in given:
-        if re.match(r"-[\d.]", word) and joined and joined[-1] in options:
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
 
 
 BLACKBOX: dict[str, tuple[Command, str]] = {

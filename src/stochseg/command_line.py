@@ -1,0 +1,88 @@
+"""How a command line becomes arguments: parsers whose help comes from docstrings, and messages of one line."""
+
+import re
+from typing import Any
+
+from stochseg.errors import InputError
+
+
+def new_parser(prog: str, text: str) -> Any:
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    class PlainTypes(DefaultHelpFormatter):
+        def _get_type_str(self, action: Any) -> str | None:
+            return plain_type(super()._get_type_str(action))
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return ArgumentParser(
+        prog=prog, description=text, exit_on_error=False, allow_abbrev=False, formatter_class=PlainTypes
+    )
+
+
+def plain_type(text: str | None) -> str | None:
+    """What help says of a type: no names of Python's, and nothing where choices or words say it.
+
+    >>> [plain_type(t) for t in ("int | null", "Union[str, Path, null]", "Literal['a', 'b']", "float")]
+    ['int', 'path', None, 'float']
+    """
+    if text is None or "Path" in text:
+        return text and "path"
+    return None if "[" in text else text.removesuffix(" | null")
+
+
+def parse(parser: Any, given: list[str], only_given: bool = False) -> dict[str, Any]:
+    """Parse flags into a flat dict; what does not fit is an InputError of one line."""
+    from argparse import ArgumentError
+
+    try:
+        parsed = parser.parse_args(_bare_switches(parser, given), defaults=not only_given)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"{parser.prog}: {_plainly(parser, str(error))}; see `{parser.prog} --help`") from error
+    return dict(vars(parsed.as_flat()))
+
+
+def _plainly(parser: Any, message: str) -> str:
+    """The parser's message with what helps added: the flag's dashes, and the nearest flag there is."""
+    from difflib import get_close_matches
+
+    message = re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)
+    flags = [option for action in parser._actions for option in action.option_strings]
+    start, _, names = message.partition(": ")
+    if start.endswith("arguments are required"):
+        shown = {a.dest: a.metavar for a in parser._actions if a.metavar and not a.option_strings}
+        missing = (f"--{n}" if f"--{n}" in flags else shown.get(n, n.upper()) for n in names.split(", "))
+        return f"missing {', '.join(missing)}"
+    close = get_close_matches(names.split(" ")[0], flags, 1) if start == "unrecognized arguments" else []
+    return message + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _bare_switches(parser: Any, given: list[str]) -> list[str]:
+    """Let `--overwrite` stand for `--overwrite true`, none for null, and dashes in a flag for underscores: jsonargparse
+    knows only the latter."""
+    options = {o for a in parser._actions for o in a.option_strings}
+    given = _joined(given, options)
+    switches = {o for a in parser._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
+    spelled: list[str] = []
+    for word, following in zip(given, [*given[1:], ""]):
+        name, equals, value = word.partition("=")
+        plain = "--" + name[2:].replace("-", "_")
+        flag = plain + equals + value if word.startswith("--") and name not in options and plain in options else word
+        spelled.append({"none": "null", "None": "null", "True": "true", "False": "false"}.get(flag, flag))
+        if flag in switches and following.lower() not in ("true", "false"):
+            spelled.append("true")
+    return spelled
+
+
+def _joined(given: list[str], options: set[str]) -> list[str]:
+    """Let `--window -1000,400` stand for `--window=-1000,400`: a value that begins with a minus is taken for a flag.
+
+    >>> _joined(["--window", "-1000,400", "--seed", "1"], {"--window", "--seed"})
+    ['--window=-1000,400', '--seed', '1']
+    """
+    joined: list[str] = []
+    for word in given:
+        if re.match(r"-[\d.]", word) and joined and joined[-1] in options:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
