@@ -141,7 +141,17 @@ def test_evaluate_and_sample_give_the_numbers_of_one_process(tmp_path: Path) -> 
     sampled = []
     for count in (1, 2):
         out = tmp_path / f"sampled_{count}"
-        command = ["sample", str(tmp_path / "1"), str(images), "--samples", "3", "--out", str(out), "--on-error", "skip"]
+        command = [
+            "sample",
+            str(tmp_path / "1"),
+            str(images),
+            "--samples",
+            "3",
+            "--out",
+            str(out),
+            "--on-error",
+            "skip",
+        ]
         started = start(count, out.with_suffix(".output"), command)
         assert started.codes() == [3] * count, started.text(0)
         assert "sampled 5 images" in started.text(0)
