@@ -380,6 +380,21 @@ def serve(given: list[str]) -> int:
     return SUCCESS
 
 
+def export(given: list[str]) -> int:
+    from stochseg.export import checked_table
+    from stochseg.export import export as call
+
+    parser = _parser(
+        "stochseg export", "Write a model as one graph, ONNX or torch.export, and compare it with the model."
+    )
+    parser.add_argument("run", type=Path, help="run directory or exported model")
+    parser.add_function_arguments(call, skip={"run", "calibration"})
+    done = call(**_parse(parser, given))
+    print(checked_table(done.checked))
+    say(f"graph ready: {done.file}")
+    return SUCCESS
+
+
 def import_official(given: list[str]) -> int:
     from stochseg.import_official import import_official as call
 
@@ -429,6 +444,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "compare": (compare, "several runs side by side, with paired differences"),
     "report": (report, "figures and one page of a run"),
     "serve": (serve, "look at a model in the browser"),
+    "export": (export, "write a model as one graph for other software: ONNX, torch.export"),
     "import-official": (import_official, "make a run of a checkpoint of the official code"),
 }
 

@@ -52,10 +52,11 @@ class ProbabilisticUNet(Baseline):
         }
 
     def soft_samples(self, x: Tensor, z: Tensor) -> Tensor:
-        prior = self.parts.prior(x)
-        drawn = prior.mean[:, None] + prior.stddev[:, None] * z
-        logits: Tensor = self.parts.decode(self.parts.features(x), drawn)
-        return logits.float().softmax(2)
+        return self.logits(x, z)[0].float().softmax(2)
+
+    def logits(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> tuple[Tensor, None]:
+        mean, sigma = self.parts.prior.moments(x)
+        return self.parts.decode(self.parts.features(x), mean[:, None] + sigma[:, None] * z), None
 
 
 class Parts(nn.Module):
@@ -96,9 +97,13 @@ class GaussianEncoder(nn.Module):
         self.head = nn.Linear(widths[-1], 2 * latent)
 
     def forward(self, x: Tensor) -> Any:
+        return Independent(Normal(*self.moments(x)), 1)
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [b z]."""
         x, _ = pad_to_multiple(x, self.patch)
         x = to_blocks(x, self.patch)
         for level, block in enumerate(self.levels):
             x = block(F.avg_pool2d(x, 2, ceil_mode=True) if level else x)
         mean, log_sigma = self.head(x.mean((2, 3))).float().chunk(2, 1)
-        return Independent(Normal(mean, log_sigma.exp()), 1)
+        return mean, log_sigma.exp()

@@ -137,9 +137,16 @@ class CAR(Segmenter):
         self.networks.eval()
         with self._autocast():
             logits: Tensor = self.calibration(with_seen(x, seen))
+        return self._calibrated_q(logits)
+
+    def _calibrated_q(self, logits: Tensor) -> Tensor:
         if self.temperature is None:
             return logits.float().softmax(1)
         return temper(logits.float().log_softmax(1), self.temperature)
+
+    def logits(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        q = self._calibrated_q(self.calibration(with_seen(x, seen)))
+        return self.refinement.decode(self.refinement.encode(x, q), z), q
 
     @torch.no_grad()
     def refine(self, images: Tensor, q: Tensor, z: Tensor) -> Tensor:

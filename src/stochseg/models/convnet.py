@@ -49,4 +49,4 @@ class NoCalibration(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [b c h w]. Returns logits [b k h w], all zero."""
-        return x.new_zeros(len(x), self.classes, *x.shape[-2:])
+        return x.new_zeros(x.shape[0], self.classes, *x.shape[-2:])

@@ -136,7 +136,8 @@ class FilmRefinement(nn.Module):
 
 def gumbel(normal: Tensor) -> Tensor:
     """Standard normal numbers as Gumbel ones, -log(-log u) of the share u of normal numbers below them."""
-    u = torch.special.ndtr(normal.double()).clamp(1e-9, 1 - 1e-9)
+    wide = normal if torch.compiler.is_compiling() else normal.double()  # onnxruntime has no erf of doubles
+    u = torch.special.ndtr(wide).clamp(1e-9, 1 - max(1e-9, torch.finfo(wide.dtype).eps))
     noise: Tensor = -(-u.log()).log()
     return noise.float()
 

@@ -88,6 +88,15 @@ class Segmenter(ABC):
     def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
         """Class maps uint8 [b n h w] for images x and what is seen of a black box, as the networks take them, and z [b n z]."""
 
+    def logits(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Logits [b n k h w], whose argmax `draw` gives, and q [b k h w] where it comes by the way: what can be exported.
+
+        A function of tensors alone, in float32; InputError where the method draws more noise than z holds.
+        """
+        raise InputError(
+            f"the method {self.method} draws noise beyond z, which no graph can hold; export car or probabilistic-unet"
+        )
+
     @abstractmethod
     def configs(self) -> dict[str, Any]:
         """The fields of the training config that describe the networks, by name."""
