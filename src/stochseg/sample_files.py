@@ -235,8 +235,8 @@ def _sample_one(
     k = len(model.classes)
     check_bytes(image.images[:, 0].numel() * (drawn + 2 * k * 4), file)
     parts = [_sample_slice(model, one, seen, z, tiles, samples) for one in image.images.split(1)]
-    maps, q, mean = (np.stack([part[i] for part in parts], 1) for i in range(3))
-    covered = np.stack([part[3] for part in parts], 1) if model.coverage else None
+    maps, q, mean, *sets = (np.stack(slices, 1) for slices in zip(*parts))
+    covered = sets[0] if sets else None
     facts: dict[str, Any] = {
         "image": str(file),
         "size": list(size),
@@ -294,14 +294,14 @@ def _sample_one(
 
 def _sample_slice(
     model: Segmenter, image: Tensor, seen: Tensor | None, z: Tensor, tiles: Tile, samples: int
-) -> tuple[Array, Array, Array, Array | None]:
-    """Maps [n h w], q and the maps' mean [k h w], and the coverage sets [k h w] of one slice [1 c h w]."""
+) -> list[Array]:
+    """Maps [n h w], q and the maps' mean [k h w], and coverage sets [k h w] where there are some, of one slice [1 c h w]."""
     maps = model.sample(image, blackbox=seen, z=z, tile=tiles)
     q = model.probabilities(image, seen, tiles)
-    covered = model.coverage_sets(maps, q)[0].cpu().numpy() if model.coverage else None
+    covered = [model.coverage_sets(maps, q)] if model.coverage else []
     maps = maps[:, :samples]
-    mean = class_frequencies(maps, len(model.classes))[0].cpu().numpy()
-    return maps[0].cpu().numpy(), q[0].cpu().numpy(), mean, covered
+    mean = class_frequencies(maps, len(model.classes))
+    return [found[0].cpu().numpy() for found in (maps, q, mean, *covered)]
 
 
 def _folders(files: Sequence[Path], out: Path, overwrite: bool, resume: bool) -> dict[Path, Path]:

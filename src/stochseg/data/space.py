@@ -1,6 +1,7 @@
 """Where the slices of an image lie: sizes in millimetres, and volumes on the grid that they came from."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +39,7 @@ def write_nifti(file: Path, values: NDArray[Any], space: Space) -> None:
     Without a place in space pixels are 1 mm, slices one behind the other. Raises InputError where nibabel is not there.
     """
     try:
-        import nibabel
+        nibabel = import_module("nibabel")
     except ImportError as error:
         raise InputError(
             '--format nifti: takes nibabel, which is not installed; run `pip install "stochseg[medical]"`'

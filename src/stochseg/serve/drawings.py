@@ -88,7 +88,7 @@ def draw(model: Segmenter, image: Tensor, name: str, samples: int, seed: int) ->
         class_frequencies(maps, len(model.classes))[0].float().cpu().numpy(),
         picked[0][order].tolist(),
         shares[0][order].tolist(),
-        tiling and (tiling.rows.tile, tiling.columns.tile),
+        None if tiling is None else (tiling.rows.tile, tiling.columns.tile),
     )
 
 
