@@ -31,7 +31,7 @@ slow: .venv/.ready
 	touch $@
 
 .venv/.ready: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,tensorboard,medical,serve]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,tensorboard,medical,serve,export,hub]'
 	touch $@ .venv/.demo-ready
 
 clean:

@@ -384,12 +384,12 @@ def export(given: list[str]) -> int:
     from stochseg.export import checked_table
     from stochseg.export import export as call
 
-    parser = _parser(
+    parser = new_parser(
         "stochseg export", "Write a model as one graph, ONNX or torch.export, and compare it with the model."
     )
     parser.add_argument("run", type=Path, help="run directory or exported model")
     parser.add_function_arguments(call, skip={"run", "calibration"})
-    done = call(**_parse(parser, given))
+    done = call(**parse(parser, given))
     print(checked_table(done.checked))
     say(f"graph ready: {done.file}")
     return SUCCESS

@@ -99,7 +99,8 @@ def between(model: Segmenter, drawing: Drawing, one: int, other: int, part: floa
     if not (0 <= one < ends and 0 <= other < ends and 0 <= part <= 1):
         raise InputError(f"between samples {one} and {other} at {part}: samples are 0 to {ends - 1}, the way 0 to 1")
     if part in (0, 1) or one == other:
-        return drawing.maps[other if part == 1 else one]
+        end: NDArray[np.uint8] = drawing.maps[other if part == 1 else one]
+        return end
     angle = part * math.pi / 2
     z = math.cos(angle) * drawing.z[:, one : one + 1] + math.sin(angle) * drawing.z[:, other : other + 1]
     found: NDArray[np.uint8] = model.sample(drawing.image, z=z, tile="auto")[0, 0].cpu().numpy()
