@@ -26,8 +26,7 @@ class InputConfig:
     """Shares of the crop's sides: for half of the training images a smaller crop, by a share drawn from these, is taken
     and enlarged (paper on Cityscapes: .8, .9, .95). Where it lies, jitter says."""
     label_draws: int = 1
-    """Where classes flip: how many labels with flips drawn afresh an image gives in a training step, as so many raters; 0: its
-    one label as it is, for a black box that knows of no flips."""
+    """Where classes flip: how many labels with flips drawn afresh an image gives in a training step, as so many raters."""
     flips: Literal["none", "horizontal", "both"] = "both"
     """Mirror images and labels at random in training: left to right, or along both axes."""
     turns: bool = True
@@ -51,7 +50,7 @@ class InputConfig:
         sides = self.crop if isinstance(self.crop, tuple) else (self.crop or 16,)
         _require(min(sides) >= 16, "input.crop", self.crop, "at least 16 pixels")
         _require(all(0 < share <= 1 for share in self.zoom), "input.zoom", self.zoom, "shares above 0, up to 1")
-        _require(self.label_draws >= 0, "input.label_draws", self.label_draws, "at least 0")
+        _require(self.label_draws >= 1, "input.label_draws", self.label_draws, "at least 1")
         _require(
             not self.flip_blackbox or (self.blackbox and self.label_draws == 1),
             "input.flip_blackbox",

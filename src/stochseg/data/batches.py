@@ -56,13 +56,12 @@ class Batches:
     def __init__(
         self, split: Split, size: int, config: InputConfig, seed: int, flips: Sequence[tuple[int, int, float]] = ()
     ) -> None:
-        self.split, self.size, self.config, self.seed = split, size, config, seed
-        self.flips = flips if config.label_draws else ()
+        self.split, self.size, self.config, self.seed, self.flips = split, size, config, seed, flips
         self.per_epoch = max(1, len(split) // size)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # of the epoch last asked for
         check_crop(split, config.crop)
         check_blackbox(split, config.blackbox)
-        if self.flips and split.labels.shape[1] != 1:
+        if flips and split.labels.shape[1] != 1:
             raise InputError(
                 f"split '{split.name}' has {split.labels.shape[1]} raters and classes that flip; flips are made of one label "
                 "an image: prepare the store with one"
