@@ -12,6 +12,7 @@ CHROMIUM = next(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; `apt-get install chromium` lets this test run")
 def test_the_page_opens_from_disk_on_a_phone_and_in_print(run: Path) -> None:  # noqa: F811
     sync_api = pytest.importorskip("playwright.sync_api", reason="`pip install playwright` lets this test run")

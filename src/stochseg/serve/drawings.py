@@ -99,12 +99,10 @@ def between(model: Segmenter, drawing: Drawing, one: int, other: int, part: floa
     if not (0 <= one < ends and 0 <= other < ends and 0 <= part <= 1):
         raise InputError(f"between samples {one} and {other} at {part}: samples are 0 to {ends - 1}, the way 0 to 1")
     if part in (0, 1) or one == other:
-        end: NDArray[np.uint8] = drawing.maps[other if part == 1 else one]
-        return end
+        return np.asarray(drawing.maps[other if part == 1 else one])
     angle = part * math.pi / 2
     z = math.cos(angle) * drawing.z[:, one : one + 1] + math.sin(angle) * drawing.z[:, other : other + 1]
-    found: NDArray[np.uint8] = model.sample(drawing.image, z=z, tile="auto")[0, 0].cpu().numpy()
-    return found
+    return np.asarray(model.sample(drawing.image, z=z, tile="auto")[0, 0].cpu())
 
 
 def as_npz(drawing: Drawing) -> bytes:
