@@ -183,8 +183,10 @@ class Tiny:
             "runs": list(self.runs),
             "source": self.source,
         }
-        there |= {"images": [str(self.scan)], "labels": self.maps, "out": out}
+        there |= {"labels": self.maps, "out": out}
         changed = {name: value for name, value in there.items() if flags.get(name) is not None}
+        if isinstance(flags.get("images"), list):
+            changed["images"] = [str(self.scan)]
         if isinstance(flags.get("samples"), list):  # folders to score
             changed["samples"] = [str(self.maps)] * len(flags["samples"])
         return flags | changed
