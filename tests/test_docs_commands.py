@@ -1,0 +1,275 @@
+"""Every command, script and link of README and docs is real: commands are parsed by their own parsers, cheap ones run.
+
+A page or command that is added is covered by itself: a line of code that calls stochseg must parse as it stands; a command
+inside a sentence may leave things out, but has no flag that does not exist.
+"""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stochseg
+from stochseg import cli
+from stochseg.command_line import parse
+from stochseg.errors import InputError
+from stochseg.presets import load_config, study_of
+from stochseg.training.run import train
+
+from .conftest import write_blobs
+from .own_data import make, save, write_raters
+from .test_training import SMALL
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+CALL = re.compile(r"(?:^|[\s'])stochseg (?=[a-z-])")
+PLACEHOLDERS = {"K": "2", "N": "4", "...": None, "IMAGE...": "IMAGE"}
+"""What stands for something: by itself a number, and dots for more of the same."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """words: after `stochseg`; whole: a line of code, that must stand by itself."""
+
+    page: str
+    words: tuple[str, ...]
+    whole: bool
+
+    def __str__(self) -> str:
+        return f"{self.page}: stochseg {' '.join(self.words)}"
+
+
+def code_lines(text: str) -> Iterator[str]:
+    """Lines of code: fenced as a shell's or as nothing's, or indented by four; a line that ends in a backslash goes on."""
+    blocks = [body for language, body in FENCE.findall(text) if language in ("", "bash", "sh", "shell", "console")]
+    blocks += [line[4:] for line in re.findall(r"(?:^    .*\\\n)*^    .*$", FENCE.sub("", text), re.MULTILINE)]
+    for block in blocks:
+        yield from re.sub(r"\\\n\s*", " ", block).splitlines()
+
+
+def words_of(call: str) -> tuple[str, ...]:
+    """The words of a call, up to what ends a command in a shell."""
+    lexer = shlex.shlex(call, posix=True, punctuation_chars="|;&()")
+    lexer.whitespace_split, lexer.commenters = True, "#"
+    words: list[str] = []
+    for word in lexer:
+        if set(word) <= set("|;&()"):
+            break
+        shown = PLACEHOLDERS.get(word, word)
+        words += [] if shown is None else [shown]
+    return tuple(words)
+
+
+def commands_in(page: str, text: str) -> Iterator[Command]:
+    lines = [(re.sub(r"\s#.*", "", line), True) for line in code_lines(text)]
+    spans = [(span, False) for span in SPAN.findall(FENCE.sub("", text))]
+    for line, is_code in lines + spans:
+        for match in CALL.finditer(line):
+            rest = line[match.end() :]
+            if line[: match.start() + 1].count("'") % 2 and "'" in rest:
+                rest = rest[: rest.index("'")]  # inside quotes that end
+            yield Command(page, words_of(rest), is_code and "..." not in rest.split())
+
+
+COMMANDS = sorted(
+    {c for page in PAGES for c in commands_in(str(page.relative_to(ROOT)), page.read_text())},
+    key=lambda c: (c.page, c.words, c.whole),
+)
+
+
+class Parsed(Exception):
+    """Ends a command when its arguments are known."""
+
+    def __init__(self, flags: dict[str, Any]) -> None:
+        super().__init__()
+        self.flags = flags
+
+
+def stop(parser: Any, given: list[str], only_given: bool = False) -> dict[str, Any]:
+    raise Parsed(parse(parser, given, only_given))
+
+
+def flags_of(command: Command) -> dict[str, Any]:
+    """The arguments of a command, from its own parser, without running it; InputError where they do not parse."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "parse", stop)
+        try:
+            cli.dispatch("stochseg", cli.COMMANDS, list(command.words))
+        except Parsed as ended:
+            return ended.flags
+        except SystemExit:
+            assert "--help" in command.words
+        return {}
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.whole], ids=str)
+def test_a_line_of_code_parses(command: Command) -> None:
+    flags = flags_of(command)
+    if command.words[0] == "train" and study_of(flags.get("config", "lidc")) is None:
+        ours = ("config", "data", "out", "resume", "verify", "profile")
+        load_config(flags.get("config", "lidc"), {name: v for name, v in flags.items() if name not in ours})
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.whole], ids=str)
+def test_a_command_in_a_sentence_lacks_no_more_than_arguments(command: Command) -> None:
+    complaint = ""
+    try:
+        flags_of(command)
+    except InputError as error:
+        complaint = str(error)
+    assert not complaint or ": missing " in complaint
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("report RUN --out page.html", "--out"),
+        ("evaluate RUN --data STORE --sample 16", "--samples"),
+        ("train --data STORE --training.bach 3", "training.bach"),
+        ("sample RUN IMAGE --out DIR --samples many", "--samples"),
+        ("sample RUN --out DIR", "missing IMAGE"),
+        ("paint RUN", "no such command"),
+    ],
+)
+def test_a_stale_command_would_be_found(words: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        flags_of(Command("page", tuple(words.split()), True))
+
+
+def test_commands_are_found_however_they_are_written() -> None:
+    text = (
+        "Run `stochseg report RUN`, or\n\n    pip install x && stochseg train --data S \\\n      --steps 3  # stochseg it\n\n"
+        "```bash\ntorchrun -m stochseg evaluate R --data S\nsh -c 'A=1 stochseg sample ...'\n```\n"
+        "```python\nimport stochseg\n```\n"
+    )
+    found = {(" ".join(c.words), c.whole) for c in commands_in("page", text)}
+    assert found == {
+        ("report RUN", False),
+        ("train --data S --steps 3", True),
+        ("evaluate R --data S", True),
+        ("sample", False),
+    }
+    assert len(COMMANDS) > 60
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """What the paths of a documented command stand for in a test."""
+
+    store: Path
+    runs: tuple[Path, Path]
+    scan: Path
+    maps: Path
+    source: Path
+
+    def exchange(self, flags: dict[str, Any], out: Path) -> dict[str, Any]:
+        """The same arguments on tiny data; what goes to `out` is written there."""
+        there: dict[str, Any] = {
+            "data": self.store,
+            "run": self.runs[0],
+            "runs": list(self.runs),
+            "source": self.source,
+        }
+        there |= {"labels": self.maps, "out": out}
+        changed = {name: value for name, value in there.items() if flags.get(name) is not None}
+        if isinstance(flags.get("images"), list):
+            changed["images"] = [str(self.scan)]
+        if isinstance(flags.get("samples"), list):  # folders to score
+            changed["samples"] = [str(self.maps)] * len(flags["samples"])
+        return flags | changed
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    base = tmp_path_factory.mktemp("documented")
+    store = write_blobs(base / "store", {"train": 6, "val": 12, "test": 6})
+    run = train(None, store, base / "run", **SMALL, steps=2)
+    maps = np.random.default_rng(0).integers(0, 2, (8, 4, 16, 16), np.uint8)
+    for number, of_image in enumerate(maps):
+        save(of_image, base / "maps" / f"{number}.npy")
+    scan = save(maps[0, 0] * 200, base / "scan.png")
+    other = copytree(run / "model", base / "other" / "model").parent
+    return Tiny(store, (run, other), scan, base / "maps", write_raters(base / "mine", make(12, (32, 48))))
+
+
+CHEAP = {
+    "calibrate": {"coverage": 0.4},  # two patients to fit on allow no more
+    "compare": {},
+    "evaluate": {"samples": 4},
+    "prepare ambiguous": {"images": 8, "val": 8, "test": 8},
+    "prepare folder": {},
+    "sample": {},
+    "score": {},
+}
+"""Commands that are run, with what must be smaller here."""
+NOT_HERE = {"--blackbox", "--csv", "--window", "--size", "--groups", "car-cityscapes"}
+"""Words that want other data than there is here; their own tests have it."""
+
+
+def name_of(command: Command) -> str:
+    return " ".join(command.words[: 2 if command.words[0] in ("prepare", "blackbox") else 1])
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_it_runs_on_tiny_data(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[dict[str, Any]] = []
+    folders = (tmp_path / str(number) / "out.json" for number in count())
+
+    def on_tiny_data(parser: Any, given: list[str], only_given: bool = False) -> dict[str, Any]:
+        flags = tiny.exchange(parse(parser, given, only_given) | CHEAP[name], next(folders))
+        if (new := {key: value for key, value in flags.items() if key != "out"}) in done:
+            raise Parsed(flags)
+        done.append(new)
+        return flags
+
+    monkeypatch.setattr(cli, "parse", on_tiny_data)
+    for command in COMMANDS:
+        if command.whole and name_of(command) == name and not NOT_HERE & set(command.words):
+            with suppress(Parsed):
+                assert cli.dispatch("stochseg", cli.COMMANDS, list(command.words)) == 0, command
+    assert done
+
+
+SCRIPT = re.compile(r"python ((?:examples|benchmarks)/\w+\.py)([^`\n|]*)")
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s#]+)(?:#[\w-]*)?\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_scripts_targets_links_and_imports_exist(page: Path) -> None:
+    text = page.read_text()
+    for script, rest in SCRIPT.findall(text):
+        source = (ROOT / script).read_text()
+        for flag in re.findall(r"(?<!\S)--[\w-]+", rest.split("#")[0]):
+            assert f'"{flag}"' in source, f"{script} has no {flag}"
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for target in re.findall(r"(?:^ {4}|`)make (\w+)", text, re.MULTILINE):
+        assert target in targets
+    for link in LINK.findall(text):
+        assert (page.parent / link).exists(), link
+    for language, body in FENCE.findall(text):
+        if language == "python":
+            check_imports(body)
+
+
+def check_imports(code: str) -> None:
+    """That a block is Python, and what it imports of the package is there."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "stochseg":
+            home = import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(home, alias.name) or find_spec(f"{node.module}.{alias.name}"), alias.name
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "stochseg":
+            assert hasattr(stochseg, node.attr) or find_spec(f"stochseg.{node.attr}"), node.attr
