@@ -402,6 +402,9 @@ def test_the_page_in_a_browser(served: Served, tmp_path: Path) -> None:
         assert (views[1] != views[2]).any()
         page.click("[data-show=entropy]")
         expect(page.locator("#scale")).to_be_visible()
+        expect(page.locator("#caption")).to_contain_text("how much the samples disagree", timeout=60000)
+        disagreed = np.ptp(maps, axis=0) > 0
+        assert (np.ptp(seen(), axis=2) > 20)[disagreed].mean() > (np.ptp(seen(), axis=2) > 20)[~disagreed].mean() + 0.5
         with page.expect_download() as download:
             page.click("#npz")
         assert np.array_equal(np.load(download.value.path())["maps"], maps)

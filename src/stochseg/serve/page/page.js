@@ -121,6 +121,7 @@ function lay() {
   $("view").style.aspectRatio = ratio;
   $("view").style.maxWidth = `calc(72vh * ${ratio})`;
   $("view").querySelector(".base").src = at("image.png");
+  $("view").querySelector(".over").hidden = true; // that of the image before
   $("grid").replaceChildren(...drawing.hypotheses.map((h) => card(h.sample, h.share)));
   $("every").replaceChildren(...Array.from({ length: drawing.samples }, (_, i) => card(i)));
   $("counted").textContent = `the most different of ${drawing.samples} samples, and the share that each speaks for`;
@@ -147,21 +148,30 @@ function show(what) {
   const scaled = what === "entropy" || (what === "mean" && about.classes.length === 2);
   $("scale").hidden = !scaled;
   if (scaled) $("scale").querySelector("img").src = `/api/scales/${what}.png`;
-  const over = $("view").querySelector(".over");
-  over.hidden = what === "image";
   const captions = {
     mean: about.classes.length === 2 ? `how often ${about.classes[1].name} in the samples` : "classes in the samples, mixed by how often",
     entropy: "how much the samples disagree (1: all classes alike)",
     image: "the image as the model sees it",
   };
   if (what === "walk") return walk();
-  if (what === "sample") {
-    over.src = layer(view.sample);
-    $("caption").textContent = `sample ${view.sample + 1} of ${drawing.samples}: ${areaOf(areasOf(view.sample))}`;
-  } else {
-    if (what !== "image") over.src = at(`${what}.png`);
-    $("caption").textContent = captions[what];
+  if (what === "sample") put(layer(view.sample), `sample ${view.sample + 1} of ${drawing.samples}: ${areaOf(areasOf(view.sample))}`);
+  else put(what === "image" ? null : at(`${what}.png`), captions[what]);
+}
+
+// A layer and its words change together, when the layer is here: a slow answer never stands under other words.
+let latest = 0;
+async function put(address, words) {
+  const mine = ++latest;
+  const over = $("view").querySelector(".over");
+  if (address) {
+    const layer = new Image();
+    layer.src = address;
+    try { await layer.decode(); } catch { if (mine === latest) tell("a picture did not arrive; draw again", true); return; }
+    if (mine !== latest) return;
+    over.src = address;
   }
+  over.hidden = !address;
+  $("caption").textContent = words;
 }
 
 // While the slider moves, one request is under way and the last place it passed waits.
@@ -175,12 +185,9 @@ async function walk() {
     const areas = response.headers.get("x-areas").split(",").map(Number);
     const address = URL.createObjectURL(await response.blob());
     if (view.show === "walk" && drawing.id === id) {
-      const over = $("view").querySelector(".over");
-      over.onload = () => URL.revokeObjectURL(address);
-      over.src = address;
-      $("caption").textContent = `${percent(part)} of the way from sample ${+one + 1} to ${+other + 1}: ${areaOf(areas)}`;
-      $("caption").dataset.part = part;
+      await put(address, `${percent(part)} of the way from sample ${+one + 1} to ${+other + 1}: ${areaOf(areas)}`);
     }
+    setTimeout(() => URL.revokeObjectURL(address), 10000);
   } catch (error) {
     tell(error.message, true);
   } finally {
