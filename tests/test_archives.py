@@ -1,5 +1,6 @@
 """Archives are read in place, whole or not at all, and nothing in them reaches outside."""
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -130,3 +131,18 @@ def test_folders_leave_hidden_files_out(tmp_path: Path, monkeypatch: pytest.Monk
     here = FolderFiles(Path())
     assert here.names() == ["root/x/a.png"]
     assert dict(here.read_each(here.names())) == {"root/x/a.png": b"data"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_note_that_would_fill_the_memory(tmp_path: Path, kind: bytes) -> None:
+    """A few kilobytes that unpack to a name of many megabytes."""
+    note = tarfile.TarInfo("name")
+    note.type, note.size = kind, 64 * 2**20
+    with gzip.open(tmp_path / "x.tar.gz", "wb") as stream:
+        stream.write(note.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(64):
+            stream.write(bytes(2**20))
+        stream.write(tarfile.TarInfo("a").tobuf() + bytes(1024))
+    assert (tmp_path / "x.tar.gz").stat().st_size < 2**18
+    with pytest.raises(InputError, match="a name or note of 67108864 bytes"):
+        ArchiveFiles(tmp_path / "x.tar.gz").names()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stochseg.cli import main
 from stochseg.config import to_plain
 from stochseg.errors import InputError
 from stochseg.presets import load_config, preset_names, study_of
@@ -85,3 +86,44 @@ def test_unknown_preset_and_bad_files(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("minutes: 1\nseed: !!python/object/apply:os.system ['true']")
     with pytest.raises(InputError, match="not valid YAML"):
         load_config(str(tmp_path / "c.yaml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "minutes: 1\nseed: !!python/object/apply:os.system ['touch mark']\n",
+        "minutes: 1\nseed: !!python/object/new:evil.Thing []\n",
+        "minutes: 1\ninput: {class_path: evil.Thing, init_args: {command: touch mark}}\n",
+        "minutes: 1\nphases: {calibration: {class_path: subprocess.Popen, init_args: {args: [touch, mark]}}}\n",
+        "minutes: 1\ncalibration: {pretrained: {class_path: evil.Thing}}\n",
+        "minutes: 1\ncalibration: {class_path: evil.Thing}\n",
+        "minutes: 1\nclass_path: evil.Thing\n",
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",  # references make a small file a huge one
+        "a: &a {b: *a}\n",
+        "[" * 1500,
+        "x: 1\n" * 300_000,
+    ],
+)
+def test_a_config_imports_and_runs_nothing(text: str, evil: Path) -> None:
+    (evil / "config.yaml").write_text(text)
+    with pytest.raises(InputError):
+        load_config("config.yaml")
+    assert not (evil / "mark").exists()
+
+
+def test_a_flag_imports_and_runs_nothing(evil: Path) -> None:
+    (evil / "config.yaml").write_text("class_path: evil.Thing\n")
+    named = '{"class_path": "evil.Thing"}'
+    for flags in (["--input", named], ["--phases.calibration", named], ["--input=config.yaml"], ["--config", named]):
+        assert main(["train", "--data", "store", "--minutes", "1", *flags]) == 2
+    assert main(["train", "--data", "store", "--minutes", "1", "--calibration.pretrained", named]) == 2
+    assert not (evil / "mark").exists()
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder holds a module that leaves a mark when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil.py").write_text("open('mark', 'w')\n\nclass Thing: pass\n")
+    return tmp_path

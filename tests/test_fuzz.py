@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import tarfile
+import tempfile
 import time
 import warnings
 import zipfile
@@ -26,10 +27,12 @@ from stochseg.data.archives import ArchiveFiles
 from stochseg.data.groups import _table
 from stochseg.data.images import decode_grey
 from stochseg.data.lidc_arrays import read_npz
+from stochseg.data.lidc_readings import read_readings
 from stochseg.data.map_files import read_stack, stack_shape
 from stochseg.data.pickled_tensors import read_state_dicts
 from stochseg.data.pixel_files import read_pixels
 from stochseg.data.restricted_pickle import load_numeric_pickle
+from stochseg.data.saved_predictions import Ids, decode_answer
 from stochseg.data.store import open_store
 from stochseg.errors import InputError
 from stochseg.models.car import CAR
@@ -81,6 +84,30 @@ def nifti() -> bytes:
     nibabel = pytest.importorskip("nibabel", reason="extra `medical` is not installed")
     data: bytes = nibabel.Nifti1Image(MAPS.transpose(1, 2, 0)[:, :, None], np.eye(4)).to_bytes()
     return data
+
+
+def dicom() -> bytes:
+    pytest.importorskip("pydicom", reason="extra `medical` is not installed")
+    from .made_dicom import write_slice
+
+    with tempfile.TemporaryDirectory() as folder:
+        return write_slice(Path(folder) / "x.dcm", GREY.astype(np.int16), "1.2.3", "1.2", 0.0).read_bytes()
+
+
+def readings() -> bytes:
+    points = "".join(
+        f"<edgeMap><xCoord>{x}</xCoord><yCoord>{y}</yCoord></edgeMap>" for x, y in ((3, 3), (9, 3), (5, 8))
+    )
+    return (
+        '<?xml version="1.0"?><LidcReadMessage xmlns="http://www.nih.gov"><ResponseHeader><SeriesInstanceUid>1.2'
+        "</SeriesInstanceUid></ResponseHeader><readingSession><unblindedReadNodule><noduleID>1</noduleID><characteristics>"
+        "<subtlety>3</subtlety></characteristics><roi><imageZposition>-12.5</imageZposition><imageSOP_UID>1.2.3"
+        f"</imageSOP_UID><inclusion>TRUE</inclusion>{points}</roi></unblindedReadNodule></readingSession></LidcReadMessage>"
+    ).encode()
+
+
+def saved_prediction(file: Path) -> None:
+    decode_answer(file.read_bytes(), str(file), Ids(2, None, "classes"), (6, 5))
 
 
 def whole_archive(file: Path) -> None:
@@ -135,6 +162,9 @@ CASES: dict[str, tuple[str, Callable[[], bytes], Reader]] = {
         lambda: array_file(lambda s, o: torch.save(o, s), STATE),
         read_state_dicts,
     ),
+    "LIDC readings": ("x.xml", readings, read_readings),
+    "DICOM": ("x.dcm", dicom, pixels),
+    "saved prediction": ("x.npy", lambda: array_file(np.save, MAPS[0]), saved_prediction),
     "config": (
         "x.yaml",
         lambda: b"minutes: 1\ninput: {crop: 64}\nphases: {calibration: {betas: [0.9, 0.99]}}\n",
@@ -212,6 +242,15 @@ def test_a_zip_with_an_empty_name(tmp_path: Path) -> None:
     data[entry + 28 : entry + 30] = bytes(2)  # the length of the name
     (tmp_path / "x.zip").write_bytes(data)
     try_to_read(whole_archive, tmp_path / "x.zip")
+
+
+def test_entities_that_grow_without_end(tmp_path: Path) -> None:
+    names = [f"e{i}" for i in range(12)]
+    entities = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip(names, names[1:]))
+    file = tmp_path / "x.xml"
+    file.write_text(f'<!DOCTYPE a [<!ENTITY e0 "{"a" * 50}">{entities}]><LidcReadMessage>&e11;</LidcReadMessage>')
+    with pytest.raises(InputError, match=r"x\.xml: cannot be read as XML"):
+        read_readings(file)
 
 
 def test_an_array_whose_header_is_no_python(tmp_path: Path) -> None:

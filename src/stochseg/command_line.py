@@ -34,11 +34,22 @@ def parse(parser: Any, given: list[str], only_given: bool = False) -> dict[str, 
     """Parse flags into a flat dict; what does not fit is an InputError of one line."""
     from argparse import ArgumentError
 
+    _refuse_groups(parser, given)
     try:
         parsed = parser.parse_args(_bare_switches(parser, given), defaults=not only_given)
     except (ArgumentError, TypeError, ValueError) as error:
         raise InputError(f"{parser.prog}: {_plainly(parser, str(error))}; see `{parser.prog} --help`") from error
     return dict(vars(parsed.as_flat()))
+
+
+def _refuse_groups(parser: Any, given: list[str]) -> None:
+    """jsonargparse takes a file or a dict for a group of keys, such as --input, and imports a class that it names."""
+    groups = {o for a in parser._actions if type(a).__name__ == "_ActionConfigLoad" for o in a.option_strings}
+    keys = [o for a in parser._actions for o in a.option_strings if o not in groups]
+    for name in (word.partition("=")[0] for word in given):
+        if name in groups:
+            key = next(key for key in keys if key.startswith(f"{name}."))
+            raise InputError(f"{parser.prog}: {name} is a group of keys; set them one by one, such as {key}, or by --config")
 
 
 def _plainly(parser: Any, message: str) -> str:

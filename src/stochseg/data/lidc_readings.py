@@ -17,6 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from stochseg.data.reading import reads
 from stochseg.errors import InputError
 
 Points = NDArray[np.int64]
@@ -54,6 +55,7 @@ class Readings:
     nodules: tuple[Reading, ...]
 
 
+@reads
 def read_readings(file: Path) -> Readings | None:
     """The readings in an XML file; None where it is of another kind, such as those of chest X-rays.
 

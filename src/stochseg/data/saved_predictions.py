@@ -161,8 +161,9 @@ def _whole_numbers(values: Answer, where: str) -> Answer:
 def _npy(data: bytes, where: str) -> Answer:
     try:
         values: Answer = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{where}: not readable as an array ({error}); save it with numpy.save") from error
+    except Exception as error:  # a damaged header fails in many ways
+        text = " ".join(str(error).split())
+        raise InputError(f"{where}: not readable as an array ({text}); save it with numpy.save") from error
     if not isinstance(values, np.ndarray):
         raise InputError(f"{where}: an archive of arrays; save one array with numpy.save")
     if values.ndim == 3 and len(values) == 1:
