@@ -25,8 +25,10 @@ from stochseg.data.batches import Batch, Batches
 from stochseg.errors import InputError, RunError, Stopped
 from stochseg.models.car import CAR
 from stochseg.presets import load_config
+from stochseg.processes import World
 from stochseg.sample_files import sample_files
 from stochseg.training import checkpoint
+from stochseg.training.distributed import Exchange
 from stochseg.training.gradients import accumulate_gradients
 from stochseg.training.phases import Phase
 from stochseg.training.run import train
@@ -188,8 +190,8 @@ def test_a_store_that_changes_ends_the_training(
     kept = file.read_bytes()
     read = Batches.at
 
-    def at(self: Batches, step: int) -> Batch:
-        batch = read(self, step)
+    def at(self: Batches, step: int, *args: Any, **more: Any) -> Batch:
+        batch = read(self, step, *args, **more)
         if step == 3:
             if fault == "changed":
                 with file.open("r+b") as stream:
@@ -268,8 +270,9 @@ def test_a_gradient_that_is_not_a_number_never_reaches_the_weights(tiny_store: P
     start = {k: v.clone() for k, v in model.networks.state_dict().items()}
     batch = Batch(torch.zeros(6, 1, 32, 32), torch.zeros(6, 2, 32, 32, dtype=torch.uint8))
     z = torch.randn(6, config.objective.samples, model.latent)
+    alone = Exchange(World(), lambda: False, lambda: 0.0)
     with pytest.raises(RunError, match=r"gradient of refinement is nan in step 7.*--resume"):
-        take_step(model, phases, batch, z, config, None, torch.float32, 0.0, {p.name: 1.0 for p in phases}, 7)
+        take_step(model, phases, batch, z, config, None, torch.float32, 0.0, {p.name: 1.0 for p in phases}, 7, alone)
     assert same(start, dict(model.networks.state_dict()))
 
 

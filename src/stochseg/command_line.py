@@ -49,7 +49,9 @@ def _refuse_groups(parser: Any, given: list[str]) -> None:
     for name in (word.partition("=")[0] for word in given):
         if name in groups:
             key = next(key for key in keys if key.startswith(f"{name}."))
-            raise InputError(f"{parser.prog}: {name} is a group of keys; set them one by one, such as {key}, or by --config")
+            raise InputError(
+                f"{parser.prog}: {name} is a group of keys; set them one by one, such as {key}, or by --config"
+            )
 
 
 def _plainly(parser: Any, message: str) -> str:
