@@ -190,8 +190,8 @@ def test_a_store_that_changes_ends_the_training(
     kept = file.read_bytes()
     read = Batches.at
 
-    def at(self: Batches, step: int, rows: slice = slice(None)) -> Batch:
-        batch = read(self, step, rows)
+    def at(self: Batches, step: int, *args: Any, **more: Any) -> Batch:
+        batch = read(self, step, *args, **more)
         if step == 3:
             if fault == "changed":
                 with file.open("r+b") as stream:

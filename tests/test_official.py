@@ -148,6 +148,10 @@ def test_a_cityscapes_run_asks_for_the_black_box(tmp_path: Path) -> None:
     assert main(["import-official", str(file), "--dataset", "cityscapes", "--out", run]) == 0
     model = CAR.load(run)
     assert model.needs_blackbox
+    names = [info.name for info in model.classes]
+    flipped = {names[target]: names[source] for source, target in ((1, 19), (11, 20), (13, 21), (8, 22), (0, 23))}
+    assert all(target.startswith(source) for target, source in flipped.items())
+    assert (len(names), names[24]) == (25, "unlabelled")
     expected = np.load(PARITY / "nets_cityscapes.npz")
     x, z = torch.from_numpy(expected["x"]), torch.from_numpy(expected["z"]).transpose(0, 1)
     q = model.probabilities(x, torch.from_numpy(expected["bb"]).long())

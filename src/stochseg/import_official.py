@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementConfig
+from stochseg.data.cityscapes_classes import PAPER_FLIPS, STREET_CLASSES, classes_with_flips
+from stochseg.data.class_flips import parse_flips
 from stochseg.data.pickled_tensors import read_state_dicts
-from stochseg.data.store import LESION_CLASSES
+from stochseg.data.store import LESION_CLASSES, ClassInfo
 from stochseg.errors import InputError
 from stochseg.models.build import build_calibration, build_discriminator, build_refinement
 from stochseg.models.car import CAR
@@ -75,7 +77,7 @@ def import_official(file: str | Path, dataset: Dataset, out: str | Path, discrim
     networks = official_networks(file, dataset, states)
     one = OFFICIAL[dataset]
     model = CAR(
-        LESION_CLASSES if dataset == "lidc" else one.classes,
+        LESION_CLASSES if dataset == "lidc" else _street_classes(),
         CHANNELS,
         _size(dataset, states),
         one.calibration,
@@ -92,6 +94,11 @@ def import_official(file: str | Path, dataset: Dataset, out: str | Path, discrim
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _street_classes() -> list[ClassInfo]:
+    """The official code's 25: those that are scored, one for each of the paper's flips, unlabelled."""
+    return classes_with_flips(parse_flips(PAPER_FLIPS, [info.name for info in STREET_CLASSES]))[0]
 
 
 def official_networks(file: Path, dataset: Dataset, states: States) -> nn.ModuleDict:
