@@ -70,7 +70,7 @@ def traced(graph: Graph, inputs: Inputs, fixed_size: bool) -> Any:
         quiet(),
         torch.no_grad(),
         torch.backends.mkldnn.flags(enabled=False),
-        _config.patch(backed_size_oblivious=True),
+        _config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
     ):
         program = torch.export.export(graph, (), dict(inputs), dynamic_shapes=dynamic, strict=False)
     for node in program.graph.nodes:
@@ -102,7 +102,7 @@ def write_onnx(program: Any, file: Path, graph: Graph, inputs: Inputs, facts: di
     assert written is not None
     model = written.model
     for value in (*model.graph.inputs, *model.graph.outputs):
-        assert value.name is not None
+        assert value.name is not None and value.shape is not None
         for i, axis in enumerate(AXES[value.name]):
             if not isinstance(value.shape[i], int):  # torch's own names are s34 and the like
                 value.shape[i] = axis
