@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from yaml import safe_load
 
+from stochseg.card import refresh_card
 from stochseg.config import Crop
 from stochseg.data.batches import Batch, centre_crop_for, crop_size, in_order
 from stochseg.data.splits import split_by_group
@@ -147,9 +148,9 @@ def calibrate(
     chosen = store.split(split)
     if store.flips:
         raise InputError(f"{store.path}: has classes that flip at random, which its labels do not show; not supported")
+    folder = model_folder(run)
     model = CAR.load(run, precision, resolve_device(device), calibration, blackbox)
     check_fit(model, store)
-    folder = model_folder(run)
     check_writable(folder, str(folder))
     _say_of_training(run, split)
     earlier, model.calibrated = model.calibrated, None
@@ -181,6 +182,7 @@ def calibrate(
     levels, record["coverage"] = _choose_levels(model, fit, held_out, coverage, share, store.group_name)
     record["seconds"] = time.monotonic() - start
     Calibrated(model.temperature, Coverage(levels, samples, coverage, share, size), record).write(folder)
+    refresh_card(run, folder)
     say(
         f"kept in {folder / NAME}{', in place of an earlier calibration' if earlier else ''}; `sample`, `evaluate` and "
         "CAR.load use it from now on"

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stochseg.card import refresh_card
 from stochseg.config import Crop
 from stochseg.data.batches import centre_crop_for, check_blackbox, crop_size, in_order
 from stochseg.data.store import Split, Store, label_fault, open_store
@@ -26,7 +27,8 @@ from stochseg.metrics.matching import check_counts
 from stochseg.metrics.modes import missed_mass, mode_total_variation, nearest_modes
 from stochseg.metrics.raters import raters_reference
 from stochseg.models.precision import resolve_precision
-from stochseg.models.segmenter import Segmenter, class_maps
+from stochseg.models.segmenter import Segmenter, class_maps, model_folder
+from stochseg.models.weights_file import sum_in
 from stochseg.processes import current, joined
 from stochseg.progress import say, track
 from stochseg.sampling.latents import Draws, latents
@@ -244,6 +246,7 @@ def evaluate(
                 raise InputError(f"--{flag} {value}: must be at least {least}")
         store = open_store(data, verify, some_labels=False)
         chosen = store.split(split)
+        weights = sum_in(model_folder(run) / "model.safetensors")
         model = Segmenter.load(run, precision, world.device(device), calibration, blackbox)
         check_fit(model, store)
         check_blackbox(chosen, model.needs_blackbox)
@@ -308,6 +311,7 @@ def evaluate(
         "limit": limit,
         "group_name": store.group_name,
         "store": store.path.name,
+        "weights": weights,
         "raters_per_image": store.raters,
     }
     arrays |= scores.values | scores.counts
@@ -319,6 +323,7 @@ def evaluate(
     partial = folder / f"{name}.json.partial"
     partial.write_text(json.dumps(result, indent=1))
     os.replace(partial, folder / f"{name}.json")
+    refresh_card(run, model_folder(run))
     return result
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stochseg.card import new_card
 from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementConfig
 from stochseg.data.cityscapes_classes import PAPER_FLIPS, STREET_CLASSES, classes_with_flips
 from stochseg.data.class_flips import parse_flips
@@ -89,7 +90,7 @@ def import_official(file: str | Path, dataset: Dataset, out: str | Path, discrim
     partial = out / "model.partial"
     partial.mkdir(parents=True)
     try:
-        model.save(partial, _card(file, dataset))
+        model.save(partial, new_card(model, about=_about(file, dataset)))
         os.replace(partial, out / "model")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -191,12 +192,10 @@ def _cure(dataset: Dataset, states: States, wrong: list[tuple[Net, str]]) -> str
     return "only the official networks at their own widths can be imported"
 
 
-def _card(file: Path, dataset: Dataset) -> str:
+def _about(file: Path, dataset: Dataset) -> str:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return (
-        f"# A model of the official code for {dataset}\n\nImported by `stochseg import-official` from {file.name}, sha256 "
+        f"A model of the official code for {dataset}, imported by `stochseg import-official` from {file.name}, sha256 "
         f"{digest}. Kassapis, Dikov, Gupta, Nugteren, 'Calibrated Adversarial Refinement for Stochastic Semantic "
-        "Segmentation', ICCV 2021, github.com/EliasKassapis/CARSSS.\n\n"
-        "    model = stochseg.load(FOLDER)\n    maps = model.sample(images, n=16)  # images float [b c h w] in [-1, 1]\n\n"
-        "For research. Not a medical device, not for clinical use.\n"
+        "Segmentation', ICCV 2021, github.com/EliasKassapis/CARSSS."
     )

@@ -8,12 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from stochseg import hub
+from stochseg.card import new_card
 from stochseg.data.pixel_files import Windows, as_windows
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
@@ -74,6 +77,8 @@ class Segmenter(ABC):
         self.windows: Windows = None
         """How images became the bytes that it was trained on, where they were of more bits."""
         self.calibrated: Calibrated | None = None
+        self.card = ""
+        """The text of README.md beside the weights that it was loaded from."""
 
     @property
     @abstractmethod
@@ -232,9 +237,31 @@ class Segmenter(ABC):
         forget_calibrated(folder)
         write_weights(folder / "model.safetensors", self.networks.state_dict(), {})
         (folder / "config.json").write_text(json.dumps(self.facts(), indent=1))
-        (folder / "README.md").write_text(card or "A stochseg model. Load with `stochseg.CAR.load(folder)`.\n")
+        (folder / "README.md").write_text(card or self.card or new_card(self))
         if self.calibrated:
             self.calibrated.write(folder)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        private: bool = False,
+        revision: str | None = None,
+        message: str = "Upload a stochseg model",
+        token: str | None = None,
+    ) -> str:
+        """Upload to OWNER/NAME of the Hugging Face hub with the card of its run; returns the address of the commit.
+
+        revision: a branch; default: main. InputError for a name that is none, RunError where the hub refuses.
+        """
+        return hub.push(self, repo, private, revision, message, token)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, token: str | None = None, **how: Any
+    ) -> Self:
+        """`load` of OWNER/NAME of the Hugging Face hub, or of a folder; how: what `load` takes beside the path."""
+        local = Path(name).exists() or not hub.is_hub_name(Path(name))
+        return cls.load(name if local else hub.fetch(str(name), revision, token), **how)
 
     def common_facts(self) -> dict[str, Any]:
         from stochseg import __version__
@@ -258,14 +285,15 @@ class Segmenter(ABC):
         calibration: nn.Module | None = None,
         blackbox: Callable[..., Any] | None = None,
     ) -> Self:
-        """Load a run directory or an exported folder: an object of the method that it was trained with.
+        """Load a run directory, an exported folder or OWNER/NAME of the hub: an object of the method it was trained with.
 
         calibration: needed where the model was built with a calibration module of one's own; its weights are loaded.
         blackbox: the segmenter that a model over a black box asks about every image; without it, answers are given with
         the images.
         Raises InputError where there is no model, it does not fit, or is of another method than the class asked for.
         """
-        folder = model_folder(Path(path))
+        of_hub = not Path(path).exists() and hub.is_hub_name(Path(path)) and find_spec("huggingface_hub")
+        folder = hub.fetch(str(path)) if of_hub else model_folder(Path(path))
         file = folder / "config.json"
         try:
             facts = json.loads(file.read_text())
@@ -289,6 +317,7 @@ class Segmenter(ABC):
             ) from error
         load_weights(model.networks, folder / "model.safetensors")
         model.calibrated = read_calibrated(folder, len(model.classes))
+        model.card = (folder / "README.md").read_text() if (folder / "README.md").is_file() else ""
         if blackbox is not None:
             model.attach(blackbox)
         return model.to(device)
@@ -316,7 +345,7 @@ def load(
     calibration: nn.Module | None = None,
     blackbox: Callable[..., Any] | None = None,
 ) -> Segmenter:
-    """The model of a run directory or an exported folder, whatever its method; arguments as `Segmenter.load`."""
+    """The model of a run directory, an exported folder or the hub, whatever its method; arguments as `Segmenter.load`."""
     return Segmenter.load(path, precision, device, calibration, blackbox)
 
 

@@ -44,6 +44,18 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def sum_in(file: Path) -> str | None:
+    """The sum that a file carries, without reading its tensors; None where it carries none or is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            found: str | None = (opened.metadata() or {}).get(SUM)
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return found
+
+
 def sum_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """sha256 of names, types, shapes and numbers of all tensors, and of the metadata, in the order of names."""
     digest = hashlib.sha256(repr(sorted(metadata.items())).encode())

@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from stochseg import card
 from stochseg.baselines.baseline import Baseline
+from stochseg.card import Origin
 from stochseg.config import BUDGETS, Config, to_plain
 from stochseg.data.batches import check_blackbox, check_crop, crop_size
 from stochseg.data.pixel_files import as_windows
@@ -201,7 +203,7 @@ def describe(model: Segmenter) -> str:
     return ", ".join(f"{name} {count / 1e6:.2f} M parameters" for name, count in counts.items())
 
 
-def keep_model(model: Segmenter, run: Path, step: int, images: int, values: dict[str, float]) -> None:
+def keep_model(model: Segmenter, run: Path, step: int, origin: Origin | None = None) -> None:
     """Put the model into RUN/model, each file whole: config.json never changes in a run, the weights are replaced.
 
     What `stochseg calibrate` measured of the weights before goes with them: it does not hold for these.
@@ -212,28 +214,12 @@ def keep_model(model: Segmenter, run: Path, step: int, images: int, values: dict
     write_tensors(partial, dict(model.networks.state_dict()), {"step": str(step)})
     for name, text in (
         ("config.json", json.dumps(model.facts(), indent=1)),
-        ("README.md", _card(model, step, images, values)),
+        (card.NAME, card.new_card(model, origin)),
     ):
         (folder / f"{name}.partial").write_text(text)
         os.replace(folder / f"{name}.partial", folder / name)
     forget_calibrated(folder)
     os.replace(partial, folder / "model.safetensors")
-
-
-def _card(model: Segmenter, step: int, images: int, values: dict[str, float]) -> str:
-    names = ", ".join(c.name for c in model.classes)
-    over = (
-        "It sees a black box's answer beside each image: `load(..., blackbox=...)`.\n\n" if model.takes_blackbox else ""
-    )
-    return (
-        f"# A stochseg model\n\nSamples segmentations ({names}) of images with {model.channels} channel(s) by the method "
-        f"'{model.method}', trained at {model.size[0]}x{model.size[1]} pixels for {step} steps.\n\nOn {images} images of "
-        f"the validation split it was chosen on: GED {values['ged']:.3f}, matched IoU {values['hm_iou']:.3f}. Scores on "
-        "images that took no part in the choice: `stochseg evaluate`.\n\n"
-        f"{over}"
-        "    model = stochseg.load(FOLDER)\n    maps = model.sample(images, n=16)  # images float [b c h w] in [-1, 1]\n\n"
-        "For research. Not a medical device, not for clinical use.\n"
-    )
 
 
 def _is_free(name: str) -> bool:

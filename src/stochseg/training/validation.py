@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stochseg.card import Origin
 from stochseg.config import Config, ValidationConfig
 from stochseg.data.store import Store
 from stochseg.evaluation import images_at_once, score_split
@@ -33,7 +34,7 @@ class Validation:
     """
 
     def __init__(self, store: Store, run: Path, config: Config, world: World) -> None:
-        self.run, self.config, self.world = run, config, world
+        self.store, self.run, self.config, self.world = store, run, config, world
         self.split = store.split(config.validation.split)
         self.crop = None if config.input.whole else config.input.crop
         self.ignore = store.ignore
@@ -87,8 +88,24 @@ class Validation:
         if self.world.first:
             self._picture(model, step)
             if better:
-                keep_model(model, self.run, step, len(self.rows), values)
+                keep_model(model, self.run, step, self._origin(step, values))
         return judged if best is None else min(judged, best)
+
+    def _origin(self, step: int, values: dict[str, float]) -> Origin:
+        trained_on = self.store.split("train")
+        return Origin(
+            self.store.path.name,
+            self.store.fingerprint,
+            len(trained_on),
+            len(set(trained_on.groups)),
+            self.store.group_name,
+            self.store.raters,
+            step,
+            self.split.name,
+            len(self.rows),
+            values["ged"],
+            values["hm_iou"],
+        )
 
     def _picture(self, model: Segmenter, step: int) -> None:
         from stochseg.report.panels import save_panel
