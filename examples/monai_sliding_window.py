@@ -7,6 +7,7 @@ For samples of large images, one z for the whole, there is `stochseg sample`.
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 from monai.inferers import SlidingWindowInferer
@@ -16,7 +17,7 @@ from stochseg.data.image_files import read_image
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("run")
-parser.add_argument("image")
+parser.add_argument("image", type=Path)
 parser.add_argument("--out", default="q.npy")
 given = parser.parse_args()
 
