@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint tests slow clean
+.PHONY: demo test lint tests slow docs clean
 
 demo: .venv/.demo-ready
 	$(BIN)/stochseg demo
@@ -21,6 +21,9 @@ tests: .venv/.ready
 slow: .venv/.ready
 	$(BIN)/pytest -m slow
 
+docs: .venv/.docs-ready
+	$(BIN)/zensical build --strict --clean
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11"; exit 1; }
@@ -34,5 +37,9 @@ slow: .venv/.ready
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,tensorboard,medical,serve,export,hub]'
 	touch $@ .venv/.demo-ready
 
+.venv/.docs-ready: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache
