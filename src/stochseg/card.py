@@ -5,7 +5,7 @@ Everything outside of the two lines that enclose the scores is the user's to cha
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ def new_card(model: "Segmenter", origin: Origin | None = None, about: str = "") 
     return "\n\n".join(parts) + "\n"
 
 
-def scores_text(evaluations: Iterable[Mapping[str, Any]], calibration: Mapping[str, Any] | None) -> str:
+def scores_text(evaluations: Sequence[Mapping[str, Any]], calibration: Mapping[str, Any] | None) -> str:
     """The scores of each split as a table, with 95 % intervals, and what the model was calibrated to."""
     rows = []
     for e in evaluations:

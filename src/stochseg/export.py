@@ -86,6 +86,8 @@ def export(
         model = run
     else:
         model = load(run, calibration=calibration)
+        if out is None and not Path(run).exists():
+            raise InputError(f"--out: say where the graph is to go; {run} is no folder here")
     file = _file(Path(out) if out is not None else Path(str(run)) / "export", format)
     if file.exists() and not overwrite:
         raise InputError(f"{file}: exists already; choose another --out, or pass --overwrite")
