@@ -24,6 +24,7 @@ from stochseg.models.padding import _reflected, pad_to_multiple
 from stochseg.models.segmenter import Segmenter, one_hot_maps
 
 ROOT = Path(__file__).parents[1]
+FIXED = ((1, 1, 32, 32), (3, 5, 32, 32))
 SHAPES = ((1, 1, 32, 32), (2, 3, 19, 41), (3, 1, 5, 64), (1, 2, 3, 5))
 UNET = CalibrationConfig(widths=(4, 8))
 FILM = RefinementConfig(widths=(4, 8))
@@ -85,15 +86,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def onnx_file(saved: Path) -> Path:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    assert main(["export", str(saved), "--format", "onnx"]) == 0
+    assert main(["export", str(saved), "--format", "onnx", "--fixed-size"]) == 0  # a third of the time
     return saved / "export" / "model.onnx"
 
 
-def test_onnx_is_the_model_at_every_shape(onnx_file: Path) -> None:
+def test_onnx_is_the_model(onnx_file: Path) -> None:
     model = with_choice()
-    for shape in SHAPES:
+    for shape in FIXED:
         check(model, lambda given: run_onnx(onnx_file, given), shape)
-    given = inputs(model, (1, 64, 16, 16))
+    given = inputs(model, (1, 64, 32, 32))
     maps = run_onnx(onnx_file, given)[0][0]
     empty = (maps == 0).all((1, 2))
     chosen = torch.special.ndtr(given["z"][0, :, -1]).numpy()
@@ -106,12 +107,12 @@ def test_onnx_is_the_model_at_every_shape(onnx_file: Path) -> None:
 def test_onnx_says_what_it_takes(onnx_file: Path) -> None:
     session = pytest.importorskip("onnxruntime").InferenceSession(onnx_file)
     assert [(i.name, i.shape) for i in session.get_inputs()] == [
-        ("images", ["b", 1, "h", "w"]),
+        ("images", ["b", 1, 32, 32]),
         ("z", ["b", "n", with_choice().latent]),
     ]
     assert [(o.name, o.shape, o.type) for o in session.get_outputs()] == [
-        ("maps", ["b", "n", "h", "w"], "tensor(int64)"),
-        ("q", ["b", 3, "h", "w"], "tensor(float)"),
+        ("maps", ["b", "n", 32, 32], "tensor(int64)"),
+        ("q", ["b", 3, 32, 32], "tensor(float)"),
     ]
     facts = json.loads(session.get_modelmeta().custom_metadata_map["stochseg"])
     assert [c["name"] for c in facts["classes"]] == [c.name for c in with_choice().classes]
@@ -120,7 +121,7 @@ def test_onnx_says_what_it_takes(onnx_file: Path) -> None:
 
 
 def test_the_example_needs_no_torch(onnx_file: Path, tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 45), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "scan.png")
     code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
     code += "assert not {'torch', 'stochseg'} & set(sys.modules)"
@@ -136,7 +137,7 @@ def test_the_example_needs_no_torch(onnx_file: Path, tmp_path: Path) -> None:
     maps = model.sample(torch.from_numpy(pixels)[None, None].float() / 127.5 - 1, z=z)[0]
     for number, line in enumerate(done.stdout.splitlines()):
         assert str((maps == number).sum((1, 2)).tolist()) in line
-    assert Image.open(tmp_path / "samples.png").size == (3 * 45, 30)
+    assert Image.open(tmp_path / "samples.png").size == (3 * 32, 32)
 
 
 def test_nothing_is_overwritten_in_silence(onnx_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,12 +148,13 @@ def test_nothing_is_overwritten_in_silence(onnx_file: Path, capsys: pytest.Captu
     assert [f.name for f in onnx_file.parent.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_torch_export_at_one_size(tmp_path: Path) -> None:
     model = with_choice()
     done = export(model, "torch", tmp_path / "graph.pt2", fixed_size=True)
     assert done.file == tmp_path / "graph.pt2"
     module = torch.export.load(done.file).module(check_guards=False)
-    for shape in ((1, 1, 32, 32), (3, 5, 32, 32)):
+    for shape in FIXED:
         check(model, lambda given: list(module(**given)), shape)
 
 
@@ -174,6 +176,7 @@ def test_torch_export_runs_without_stochseg(saved: Path, tmp_path: Path) -> None
 
 
 KINDS: dict[str, Callable[[], Segmenter]] = {
+    "choice and temperature": with_choice,
     "paper": lambda: CAR(
         2, 1, (32, 32), CalibrationConfig(net="segnet", width=4), RefinementConfig(net="paper", width=4)
     ),
@@ -199,8 +202,12 @@ KINDS: dict[str, Callable[[], Segmenter]] = {
 @pytest.mark.parametrize("format", ["onnx", "torch"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_network(kind: str, format: Any, tmp_path: Path) -> None:
-    model = shaken(KINDS[kind]())
+    model = KINDS[kind]() if kind == "choice and temperature" else shaken(KINDS[kind]())
     file = export(model, format, tmp_path).file
+    if format == "onnx":
+        session = pytest.importorskip("onnxruntime").InferenceSession(file)
+        free = [[axis for axis in i.shape if isinstance(axis, str)] for i in session.get_inputs()]
+        assert free[:2] == [["b", "h", "w"], ["b", "n"]]
     module = None if format == "onnx" else torch.export.load(file).module(check_guards=False)
     for shape in SHAPES:
         check(model, lambda given: run_onnx(file, given) if module is None else list(module(**given)), shape)
