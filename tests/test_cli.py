@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from stochseg.cli import BLACKBOX, COMMANDS, SOURCES, main
+from stochseg.command_line import new_parser, parse
+from stochseg.config import Config
 from stochseg.metrics.conventions import CONVENTIONS
 
 from .test_training import SMALL, flags
@@ -68,6 +70,14 @@ def test_help_keeps_choices_and_lists_conventions(capsys: pytest.CaptureFixture[
     listed = out.split("how scores are counted: ")[1].split(";")[0].replace(" or ", ", ").split(", ")
     assert set(listed) == set(CONVENTIONS)
     assert "which split of the store. (type: str, default: test)" in out
+
+
+def test_none_is_a_name_for_a_flag_with_that_choice_and_nothing_for_others() -> None:
+    parser = new_parser("x", "")
+    parser.add_class_arguments(Config)
+    given = ["--calibration.net", "none", "--input.flips=none", "--minutes", "none", "--training.clip", "none"]
+    found = parse(parser, given, only_given=True)
+    assert found == {"calibration.net": "none", "input.flips": "none", "minutes": None, "training.clip": None}
 
 
 def test_missing_arguments_are_named_as_in_help(capsys: pytest.CaptureFixture[str]) -> None:

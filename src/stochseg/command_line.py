@@ -1,7 +1,7 @@
 """How a command line becomes arguments: parsers whose help comes from docstrings, and messages of one line."""
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 from stochseg.errors import InputError
 
@@ -74,14 +74,16 @@ def _bare_switches(parser: Any, given: list[str]) -> list[str]:
     knows only the latter."""
     options = {o for a in parser._actions for o in a.option_strings}
     given = _joined(given, options)
-    switches = {o for a in parser._actions if getattr(a, "_typehint", None) is bool for o in a.option_strings}
+    kinds = {o: getattr(a, "_typehint", None) for a in parser._actions for o in a.option_strings}
     spelled: list[str] = []
-    for word, following in zip(given, [*given[1:], ""]):
+    for before, word, following in zip(["", *given], given, [*given[1:], ""]):
         name, equals, value = word.partition("=")
         plain = "--" + name[2:].replace("-", "_")
         flag = plain + equals + value if word.startswith("--") and name not in options and plain in options else word
-        spelled.append({"none": "null", "None": "null", "True": "true", "False": "false"}.get(flag, flag))
-        if flag in switches and following.lower() not in ("true", "false"):
+        is_a_name = flag in get_args(kinds.get(before))  # `--calibration.net none`: one of the names it takes
+        others = {"none": "null", "None": "null", "True": "true", "False": "false"}
+        spelled.append(flag if is_a_name else others.get(flag, flag))
+        if kinds.get(flag) is bool and following.lower() not in ("true", "false"):
             spelled.append("true")
     return spelled
 
