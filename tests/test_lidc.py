@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stochseg.data import archives
+from stochseg.data import archives, lidc_files
 from stochseg.data.lidc import prepare_lidc
 from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
@@ -151,6 +151,19 @@ def test_crops_as_folders_from_each_level(tmp_path: Path, capsys: pytest.Capture
         inner = open_store(prepare_lidc(tmp_path / part.replace("/", "-"), source / part))
         assert list(inner.splits) == ["train"]
         assert contents(inner).items() <= WANTED.items()
+
+
+def test_many_files_are_decoded_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lidc_files, "FEW_FILES", 0)
+    monkeypatch.setattr(lidc_files, "cores", lambda: 2)
+    monkeypatch.setattr(lidc_files, "PART", 7)
+    source = lay_out(tmp_path / "source", crops())
+    check_own_splits(open_store(prepare_lidc(tmp_path / "store", source)))
+    damaged = next(source.rglob("*_l2.png"))
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    with pytest.raises(InputError, match=f"{re.escape(damaged.name)}: the PNG is truncated"):
+        prepare_lidc(tmp_path / "other", source)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("top", ["{split}", "lidc_crops_{split}", "download/lidc_crops_{split}/{split}"])

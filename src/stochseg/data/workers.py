@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -41,12 +41,13 @@ class Workers:
         if self._pool:
             self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
-    def each(self, function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
-        """function(item) of every item in order; it must be one that another process can import.
+    def each(self, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        """function(item) of every item in order; it must be one that another process can import. Items are taken as
+        they are needed.
 
         An exception of the function is raised here; RunError where a worker was killed.
         """
-        if self.count <= 1 or len(items) <= 1:
+        if self.count <= 1 or (isinstance(items, Sized) and len(items) <= 1):
             yield from map(function, items)
             return
         # spawn: a fork of a process with threads, as numpy and torch start, may hang
