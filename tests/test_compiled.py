@@ -53,11 +53,14 @@ def test_what_compiles_is_used(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_has_the_losses_of_a_plain_one(tiny_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_run_has_the_losses_of_a_plain_one(tiny_store: Path, tmp_path: Path, mode: str) -> None:
+    """On a machine with a GPU that is where it runs, with CUDA graphs in the second mode."""
     pytest.importorskip("torch._inductor", reason="this torch has no compiler")
     settings = SMALL | {"steps": 4, "training.ema": None}
     plain = train(data=tiny_store, out=tmp_path / "plain", config="lidc", **settings)
-    quick = train(data=tiny_store, out=tmp_path / "quick", config="lidc", **settings, **{"training.compile": True})
+    settings |= {"training.compile": True, "training.compile_mode": mode}
+    quick = train(data=tiny_store, out=tmp_path / "quick", config="lidc", **settings)
     for a, b in zip(step_lines(plain), step_lines(quick), strict=True):
         assert a["energy"] == pytest.approx(b["energy"], rel=1e-3)
         assert a["cross_entropy"] == pytest.approx(b["cross_entropy"], rel=1e-3)

@@ -307,6 +307,8 @@ class TrainingConfig:
     """Decay of the averaged weights that are validated and saved; none keeps the last weights."""
     compile: bool = False
     """Compile the networks of method car with torch.compile: minutes at the start, less time a step where it works."""
+    compile_mode: Literal["default", "reduce-overhead"] = "default"
+    """Of torch.compile; reduce-overhead records CUDA graphs, which pays for networks as small as those of lidc."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     save_every: float = 60.0

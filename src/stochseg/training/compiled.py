@@ -20,14 +20,19 @@ _compiled: ContextVar[dict[str, Callable[..., Any]] | None] = ContextVar("compil
 
 
 @contextmanager
-def compiled(networks: nn.ModuleDict) -> Iterator[None]:
-    """In this block `calibrate` and `hypothesise` run compiled; a network that cannot be is said, and runs as it is."""
+def compiled(networks: nn.ModuleDict, mode: str = "default") -> Iterator[None]:
+    """In this block `calibrate` and `hypothesise` run compiled; a network that cannot be is said, and runs as it is.
+
+    mode: that of torch.compile. reduce-overhead records CUDA graphs, so that the many kernels of small networks are
+    started at once; on a CPU there are none, and it is like default.
+    """
     if "refinement" not in networks:
         say("training.compile: is for method car; this one runs as it is")
         yield
         return
     plain: dict[str, Callable[..., Any]] = {"calibration": networks["calibration"], "refinement": _whole(networks)}
-    token = _compiled.set({name: or_plain(name, run, torch.compile(run)) for name, run in plain.items()})
+    quick = {name: or_plain(name, run, torch.compile(run, mode=mode)) for name, run in plain.items()}
+    token = _compiled.set(quick)
     try:
         yield
     finally:
@@ -36,7 +41,12 @@ def compiled(networks: nn.ModuleDict) -> Iterator[None]:
 
 def calibrate(networks: nn.ModuleDict, x: Tensor) -> Tensor:
     """Logits of the calibration network."""
-    found: Tensor = (_compiled.get() or networks)["calibration"](x)
+    if (quick := _compiled.get()) is None:
+        plain: Tensor = networks["calibration"](x)
+        return plain
+    # The first network of a step: what the CUDA graphs of the step before have put out may be written over.
+    torch.compiler.cudagraph_mark_step_begin()
+    found: Tensor = quick["calibration"](x)
     return found
 
 

@@ -95,7 +95,7 @@ def run_training(
         "precision": str(dtype).removeprefix("torch."),
     }
     profiled = profiling(run if profile and world.first else None, model.device, facts)
-    quick = compiled(model.networks) if config.training.compile else nullcontext()
+    quick = compiled(model.networks, config.training.compile_mode) if config.training.compile else nullcontext()
     with (
         stop_on_signal() as stopped,
         torch.random.fork_rng(gpus),
