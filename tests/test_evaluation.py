@@ -12,11 +12,13 @@ from stochseg.data.ambiguous import prepare_ambiguous
 from stochseg.data.batches import in_order
 from stochseg.data.store import open_store
 from stochseg.errors import InputError
-from stochseg.evaluation import draws_from_modes, evaluate, independent_pixels, modes_of, spread
+from stochseg.evaluation import evaluate
 from stochseg.models.car import CAR
 from stochseg.report.page import write_report
 from stochseg.report.table import scores_table
 from stochseg.sampling.latents import latents
+from stochseg.scoring.reference_answers import draws_from_modes, independent_pixels, modes_of
+from stochseg.scoring.split_scores import spread
 
 from .conftest import write_blobs
 from .test_car import made

@@ -13,12 +13,13 @@ from stochseg import metrics
 from stochseg.data.class_flips import draw_flips, flip_classes
 from stochseg.data.store import ClassInfo, StoreWriter, open_store
 from stochseg.errors import InputError
-from stochseg.evaluation import evaluate, score_split
+from stochseg.evaluation import evaluate
 from stochseg.metrics.conventions import get_convention
 from stochseg.models.car import CAR
 from stochseg.models.segmenter import Segmenter, one_hot_maps
 from stochseg.report.page import write_report
 from stochseg.report.table import scores_table
+from stochseg.scoring.split_scores import score_split
 from stochseg.scoring.streets import flip_summary, iou_summary, likeliest_label
 
 FLIPS = [(0, 3, 8 / 17), (2, 4, 5 / 17)]

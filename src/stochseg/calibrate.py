@@ -23,7 +23,7 @@ from stochseg.data.batches import Batch, centre_crop_for, crop_size, in_order
 from stochseg.data.splits import split_by_group
 from stochseg.data.store import Split, open_store
 from stochseg.errors import InputError
-from stochseg.evaluation import check_fit, spread
+from stochseg.evaluation import check_fit
 from stochseg.metrics import (
     ReliabilityCounts,
     bootstrap_interval,
@@ -39,6 +39,7 @@ from stochseg.models.segmenter import model_folder
 from stochseg.models.temperature import check_temperature, fit_temperature
 from stochseg.progress import say, track
 from stochseg.sampling.latents import latents
+from stochseg.scoring.split_scores import spread
 from stochseg.wording import counted
 from stochseg.writable import check_writable
 

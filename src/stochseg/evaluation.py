@@ -3,199 +3,35 @@
 import json
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from stochseg.card import refresh_card
 from stochseg.config import Crop
-from stochseg.data.batches import centre_crop_for, check_blackbox, crop_size, in_order
+from stochseg.data.batches import centre_crop_for, check_blackbox, in_order
 from stochseg.data.store import Split, Store, label_fault, open_store
 from stochseg.errors import InputError, OnError
-from stochseg.metrics.areas import empty_counts
-from stochseg.metrics.calibration import ReliabilityCounts, class_frequencies, reliability_counts
-from stochseg.metrics.conventions import Convention, Flip, get_convention
+from stochseg.metrics.conventions import get_convention
 from stochseg.metrics.intervals import bootstrap_totals_interval
-from stochseg.metrics.matching import check_counts
-from stochseg.metrics.modes import missed_mass, mode_total_variation, nearest_modes
-from stochseg.metrics.raters import raters_reference
 from stochseg.models.precision import resolve_precision
-from stochseg.models.segmenter import Segmenter, class_maps, model_folder
+from stochseg.models.segmenter import Segmenter, model_folder
 from stochseg.models.weights_file import sum_in
 from stochseg.processes import current, joined
-from stochseg.progress import say, track
+from stochseg.progress import say
 from stochseg.sampling.latents import Draws, latents
-from stochseg.scoring.scores import averages, calibration_errors, more_scores, score_maps
+from stochseg.scoring.scores import averages, calibration_errors
 from stochseg.scoring.shared import score_shared
-from stochseg.scoring.streets import blackbox_right, flip_counts, flip_summary, iou_counts, iou_summary
+from stochseg.scoring.split_scores import Scores, images_at_once, score_split, spread
+from stochseg.scoring.streets import flip_summary, iou_summary
 from stochseg.writable import check_writable
 
-Values = dict[str, NDArray[np.float64]]
-BATCH = 32
-PIXELS_AT_ONCE = 2**19
-"""Pixels of images that are scored at once, however large an image is."""
 EXAMPLES = 8
-BASELINES = ("all_empty", "argmax", "independent_pixels", "raters")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """values: per image [N], by name; baselines: the same per trivial answer; reliability: of the marginals.
-
-    reliability has an entry for each of "q" and "mean" (of the samples) with "top" and "foreground" (`Target`), and one
-    of P(empty), ("empty", "top"). Where classes flip, none of them is a background, and "top" is all there is.
-    bins: by name, what each image adds to the sums of "top", [N 3 bins]: counts, confidence, accuracy. counts: what each
-    image of a store with one label an image adds to the scores of `scoring.streets`, [N ...].
-    """
-
-    values: Values
-    baselines: dict[str, Values]
-    reliability: dict[tuple[str, str], ReliabilityCounts]
-    bins: dict[str, NDArray[np.float64]]
-    counts: Values
-
-
-def images_at_once(split: Split, crop: Crop) -> int:
-    """How many images of a split are scored at once."""
-    h, w = crop_size(crop, (split.images.shape[1], split.images.shape[2]))
-    return min(BATCH, max(1, PIXELS_AT_ONCE // (h * w)))
-
-
-def score_split(
-    model: Segmenter,
-    split: Split,
-    samples: int,
-    convention: Convention,
-    *,
-    crop: Crop,
-    ignore: int | None = None,
-    flips: Sequence[Flip] | None = None,
-    seed: int = 0,
-    draws: Draws = "independent",
-    rows: Sequence[int] | None = None,
-    full: bool = True,
-    progress: bool = False,
-) -> Scores:
-    """Sample every image of a split (or of the rows given) and score the samples against its raters.
-
-    full: also the scores that no convention changes, and what trivial answers score.
-    """
-    check_counts(samples, split.labels.shape[1], convention.matching)
-    k = len(model.classes)
-    chosen = list(range(len(split))) if rows is None else list(rows)
-    found: defaultdict[str, list[Tensor]] = defaultdict(list)
-    trivial: dict[str, defaultdict[str, list[Tensor]]] = {name: defaultdict(list) for name in BASELINES}
-    reliability: dict[tuple[str, str], ReliabilityCounts] = {}
-    bins: defaultdict[str, list[Tensor]] = defaultdict(list)
-    counts_found: defaultdict[str, list[Tensor]] = defaultdict(list)
-    size = images_at_once(split, crop)
-    judged = bool(
-        full and flips and "blackbox" in split.extras
-    )  # a store's black box says where flips are to be counted
-    batches: Iterable[Any] = in_order(split, size, crop, chosen, model.needs_blackbox or judged)
-    if progress:
-        batches = track(batches, -(-len(chosen) // size), f"evaluating on {split.name}", "batches")
-    done = 0
-    for batch in batches:
-        numbers = chosen[done : done + len(batch.images)]
-        done += len(numbers)
-        seen = batch.blackbox if model.needs_blackbox else None
-        q = model.probabilities(batch.images, seen).cpu()
-        z = latents(seed, numbers, samples, model.latent, draws)
-        maps = model.sample(batch.images, z=z, blackbox=seen).cpu()
-
-        def score(answers: Tensor, labels: Tensor = batch.labels) -> dict[str, Tensor]:
-            return score_maps(answers, labels, k, convention, ignore, flips)
-
-        _add(found, score(maps))
-        _add(found, more_scores(maps, batch.labels, k, ignore, flips) if full else {})
-        mean = class_frequencies(maps, k)
-        for name, marginals in (("q", q), ("mean", mean)):
-            each = reliability_counts(marginals, batch.labels, ignore=ignore, per_image=True, flips=flips)
-            bins[name].append(torch.stack([each.counts, each.confidence, each.accuracy], 1))
-            sums = {"top": each.sum()}
-            if not flips:  # where classes flip, the first one is no background
-                sums["foreground"] = reliability_counts(marginals, batch.labels, target="foreground", ignore=ignore)
-            for target, counts in sums.items():
-                before = reliability.get((name, target))
-                reliability[name, target] = counts if before is None else before + counts
-        if full and batch.labels.shape[1] == 1:
-            _add(counts_found, iou_counts(q, batch.labels, ignore, flips or ()))
-        if full and flips:
-            right = blackbox_right(batch.blackbox, batch.labels) if judged else None
-            _add(counts_found, flip_counts(q, mean, maps, batch.labels, flips, ignore, right))
-        if full and not flips:
-            each = empty_counts(maps, batch.labels, k, ignore=ignore, per_image=True)
-            bins["empty"].append(torch.stack([each.counts, each.confidence, each.accuracy], 1))
-            before = reliability.get(("empty", "top"))
-            reliability["empty", "top"] = each.sum() if before is None else before + each.sum()
-        if full:
-            same = (len(maps), samples, *maps.shape[2:])
-            empty, likeliest = torch.zeros_like(maps[:, :1]), class_maps(q)[:, None]
-            _add(trivial["all_empty"], score(empty.expand(same)))
-            _add(trivial["argmax"], score(likeliest.expand(same)))
-            _add(trivial["independent_pixels"], score(independent_pixels(q, samples, seed, numbers)))
-            ged, hm_iou = raters_reference(batch.labels, samples, k, convention, ignore, flips)
-            _add(trivial["raters"], {"ged": ged, "hm_iou": hm_iou})
-            if "modes" in split.extras:
-                modes, probabilities = modes_of(split, numbers, crop)
-                truth = draws_from_modes(modes, probabilities, samples, seed, numbers)
-                _add(found, mode_scores(maps, modes, probabilities, k, ignore))
-                _add(
-                    trivial.setdefault("truth", defaultdict(list)),
-                    score(truth) | mode_scores(truth, modes, probabilities, k, ignore),
-                )
-    return Scores(
-        _gather(found),
-        {name: _gather(v) for name, v in trivial.items() if v},
-        reliability,
-        {name: torch.cat(rows).double().numpy() for name, rows in bins.items()},
-        _gather(counts_found),
-    )
-
-
-def independent_pixels(q: Tensor, n: int, seed: int, numbers: Sequence[int]) -> Tensor:
-    """Maps uint8 [b n h w] whose pixels are drawn from q [b k h w] on their own: calibrated, and not coherent."""
-    b, _, h, w = q.shape
-    draws = np.stack([np.random.default_rng([seed, i, 1]).random((n, h, w), dtype=np.float32) for i in numbers])
-    steps = q.float().cumsum(1)[:, None, :-1]  # [b 1 k-1 h w]
-    return (torch.from_numpy(draws)[:, :, None] >= steps).sum(2).to(torch.uint8).reshape(b, n, h, w)
-
-
-def modes_of(split: Split, numbers: Sequence[int], crop: Crop) -> tuple[Tensor, Tensor]:
-    """Modes uint8 [b m h w] and their probabilities [b m] of images whose exact distribution a store holds."""
-    maps = torch.from_numpy(np.stack([split.extras["modes"][i] for i in numbers]))
-    p = torch.from_numpy(np.stack([split.extras["mode_probabilities"][i] for i in numbers])).double()
-    h, w = maps.shape[-2:]
-    ch, cw = crop_size(crop, (h, w))
-    top, left = (h - ch) // 2, (w - cw) // 2
-    return maps[..., top : top + ch, left : left + cw], p / p.sum(1, keepdim=True)
-
-
-def draws_from_modes(modes: Tensor, probabilities: Tensor, n: int, seed: int, numbers: Sequence[int]) -> Tensor:
-    """Maps uint8 [b n h w] drawn from the exact distribution: the best reachable answer."""
-    picks = [
-        np.random.default_rng([seed, i, 2]).choice(len(p), n, p=p / p.sum())
-        for i, p in zip(numbers, probabilities.numpy(), strict=True)
-    ]
-    return torch.stack([of_image[torch.from_numpy(pick)] for of_image, pick in zip(modes, picks, strict=True)])
-
-
-def mode_scores(maps: Tensor, modes: Tensor, probabilities: Tensor, k: int, ignore: int | None) -> dict[str, Tensor]:
-    """How the samples [b n h w] spread over the modes of their images, each [b]."""
-    nearest = nearest_modes(maps, modes, k, ignore)
-    return {
-        "mode_total_variation": mode_total_variation(nearest.frequencies(), probabilities),
-        "missed_mass": missed_mass(nearest.frequencies(), probabilities),
-        "off_mode_share": nearest.off_share(),
-    }
 
 
 @joined()
@@ -433,20 +269,6 @@ def check_fit(model: Segmenter, store: Store) -> None:
     channels = next(iter(store.splits.values())).images.shape[3]
     if channels != model.channels and (channels, model.channels) != (1, 3):
         raise InputError(f"{store.path}: images have {channels} channels, the model takes {model.channels}")
-
-
-def spread(count: int, limit: int) -> list[int]:
-    """`limit` rows evenly over `count`."""
-    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(limit, count)).round())]
-
-
-def _add(lists: defaultdict[str, list[Tensor]], values: dict[str, Tensor]) -> None:
-    for name, value in values.items():
-        lists[name].append(value.double())
-
-
-def _gather(lists: dict[str, list[Tensor]]) -> Values:
-    return {name: torch.cat(values).numpy() for name, values in lists.items()}
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -7,18 +7,15 @@ an image is put back in its place, and sums over images add up without rounding 
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stochseg.processes import World
-
-if TYPE_CHECKING:
-    from stochseg.evaluation import Scores
+from stochseg.scoring.split_scores import Scores
 
 
-def score_shared(world: World, rows: Sequence[int], batch: int, score: Callable[[list[int]], "Scores"]) -> "Scores":
+def score_shared(world: World, rows: Sequence[int], batch: int, score: Callable[[list[int]], Scores]) -> Scores:
     """The scores of rows of a split, in their order, in every process. score: those of some rows, in batches of `batch`."""
     places = np.arange(len(rows))
     mine = _joined(world.share(np.split(places, range(batch, len(rows), batch))))

@@ -8,12 +8,12 @@ import numpy as np
 from stochseg.card import Origin
 from stochseg.config import Config, ValidationConfig
 from stochseg.data.store import Store
-from stochseg.evaluation import images_at_once, score_split
 from stochseg.metrics.conventions import get_convention
 from stochseg.metrics.intervals import bootstrap_interval
 from stochseg.models.segmenter import Segmenter
 from stochseg.processes import World
 from stochseg.scoring.shared import score_shared
+from stochseg.scoring.split_scores import images_at_once, score_split
 from stochseg.training.log import Log
 from stochseg.training.run import keep_model
 
