@@ -17,7 +17,8 @@ import torch
 
 from measuring import interleaved, machine, medians, wait_for_gpu, write
 from stochseg.data.batches import Batches
-from stochseg.data.store import LESION_CLASSES, Store, StoreWriter, open_store
+from stochseg.data.store import LESION_CLASSES, Store, open_store
+from stochseg.data.store_writer import StoreWriter
 from stochseg.models.precision import resolve_device, resolve_precision
 from stochseg.presets import load_config
 from stochseg.processes import World

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from stochseg.data.store import LESION_CLASSES, StoreWriter
+from stochseg.data.store import LESION_CLASSES
+from stochseg.data.store_writer import StoreWriter
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

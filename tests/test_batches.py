@@ -12,7 +12,8 @@ from stochseg.config import InputConfig
 from stochseg.data.add_blackbox import writing_blackbox
 from stochseg.data.batches import Ahead, Batch, Batches, augment, centre_crop_for, in_order, read_rows, warp
 from stochseg.data.class_flips import draw_flips, flip_classes
-from stochseg.data.store import ClassInfo, StoreWriter, open_store
+from stochseg.data.store import ClassInfo, open_store
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 
 ALL = InputConfig(crop=None, flips="both", turns=True, intensity=0.2)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import stochseg
 from stochseg.config import CalibrationConfig, InputConfig, RefinementConfig
 from stochseg.data.batches import Batches, augment, in_order
-from stochseg.data.store import LESION_CLASSES, StoreWriter, open_store
+from stochseg.data.store import LESION_CLASSES, open_store
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
 from stochseg.models.blackbox import BlackBox, as_seen

@@ -20,7 +20,8 @@ import stochseg
 from stochseg.blackbox import import_predictions, predict
 from stochseg.cli import main
 from stochseg.data.batches import in_order
-from stochseg.data.store import ClassInfo, StoreWriter, open_store
+from stochseg.data.store import ClassInfo, open_store
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 
 from .test_cli import refused

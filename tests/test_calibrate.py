@@ -13,7 +13,8 @@ from stochseg.calibrate import calibrate
 from stochseg.config import CalibrationConfig, RefinementConfig, ValidationConfig
 from stochseg.data.batches import in_order
 from stochseg.data.splits import split_by_group
-from stochseg.data.store import ClassInfo, Split, StoreWriter, open_store
+from stochseg.data.store import ClassInfo, Split, open_store
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 from stochseg.metrics.coverage import coverage_order, coverage_sets
 from stochseg.models.calibrated import NAME, Calibrated, Coverage

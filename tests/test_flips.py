@@ -11,7 +11,8 @@ from torch import Tensor
 
 from stochseg import metrics
 from stochseg.data.class_flips import draw_flips, flip_classes
-from stochseg.data.store import ClassInfo, StoreWriter, open_store
+from stochseg.data.store import ClassInfo, open_store
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
 from stochseg.metrics.conventions import get_convention

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stochseg.cli import main
-from stochseg.data.store import LESION_CLASSES, StoreWriter
+from stochseg.data.store import LESION_CLASSES
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 from stochseg.import_official import NAMES, OFFICIAL, build_networks, official_networks, read_states
 from stochseg.models.car import CAR

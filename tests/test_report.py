@@ -16,7 +16,8 @@ from scipy import stats
 
 import stochseg
 from stochseg.config import CalibrationConfig, RefinementConfig
-from stochseg.data.store import LESION_CLASSES, MISSING_RATER, ClassInfo, StoreWriter, open_store
+from stochseg.data.store import LESION_CLASSES, MISSING_RATER, ClassInfo, open_store
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
 from stochseg.metrics.conventions import CONVENTIONS

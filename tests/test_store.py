@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stochseg.data.store import LESION_CLASSES, StoreWriter, open_store
+from stochseg.data.store import LESION_CLASSES, open_store
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 
 

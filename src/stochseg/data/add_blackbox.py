@@ -12,16 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stochseg.data.store import (
-    MISSING_RATER,
-    UNKNOWN,
-    Array,
-    Split,
-    Store,
-    check_blackbox_array,
-    new_array,
-    sha256_of,
-)
+from stochseg.data.store import MISSING_RATER, UNKNOWN, Array, Split, Store, check_blackbox_array, sha256_of
+from stochseg.data.store_writer import new_array
 from stochseg.errors import InputError
 from stochseg.writable import check_writable
 

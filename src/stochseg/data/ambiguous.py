@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from stochseg.data.store import LESION_CLASSES, Split, StoreWriter
+from stochseg.data.store import LESION_CLASSES, Split
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 from stochseg.progress import track
 

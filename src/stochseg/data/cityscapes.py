@@ -29,7 +29,8 @@ from stochseg.data.class_flips import parse_flips
 from stochseg.data.images import decode_grey, size_of
 from stochseg.data.picture_files import read_picture
 from stochseg.data.splits import SPLIT_NAMES
-from stochseg.data.store import Split, StoreWriter
+from stochseg.data.store import Split
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 from stochseg.progress import say, track
 from stochseg.wording import counted, some

@@ -18,7 +18,8 @@ from stochseg.data.folder_rows import RowsOfItem, write
 from stochseg.data.folder_scan import scan
 from stochseg.data.folder_table import plan_text
 from stochseg.data.splits import SPLIT_NAMES, parse_shares
-from stochseg.data.store import LESION_CLASSES, StoreWriter
+from stochseg.data.store import LESION_CLASSES
+from stochseg.data.store_writer import StoreWriter
 from stochseg.data.workers import FEW_FILES, Workers, cores
 from stochseg.errors import InputError
 from stochseg.progress import say, track

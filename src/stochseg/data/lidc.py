@@ -15,7 +15,8 @@ from stochseg.data.lidc_files import RATERS, find_files
 from stochseg.data.pixel_files import Window, parse_window
 from stochseg.data.reading import check_regular
 from stochseg.data.splits import SPLIT_NAMES, parse_shares, split_by_group
-from stochseg.data.store import LESION_CLASSES, MISSING_RATER, Split, StoreWriter
+from stochseg.data.store import LESION_CLASSES, MISSING_RATER, Split
+from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 from stochseg.progress import say
 
