@@ -44,7 +44,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
 
 def test_killed_writing_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from stochseg.data.store import *\n"
+        "import os, signal, sys; from stochseg.data.store import *; from stochseg.data.store_writer import *\n"
         "with StoreWriter(sys.argv[1], classes=LESION_CLASSES, raters=1) as w:\n"
         "    w.add_split('train', ['a'], ['p'], (8, 8, 1), 'made'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -136,7 +136,7 @@ def test_verify_finds_one_changed_byte(copy: Path) -> None:
 def test_no_room_on_the_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk; filling a memory map there would kill the process."""
     code = (
-        "import resource, signal, sys; from stochseg.data.store import *\n"
+        "import resource, signal, sys; from stochseg.data.store import *; from stochseg.data.store_writer import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
         "with StoreWriter(sys.argv[1], classes=LESION_CLASSES, raters=1) as w:\n"
         "    w.add_split('train', ['a'], ['p'], (128, 128, 1), 'made')\n"
