@@ -322,7 +322,16 @@ def test_classes_that_flip(tmp_path: Path) -> None:
         for i in labels
     ]
     assert result["ged"] == pytest.approx(float(torch.cat(each).nanmean()))
-    assert not {"hm_iou", "dice", "ece_mean"} & set(result)  # of none, and of labels as they are, which flip
+    assert not {"hm_iou", "dice", "empty"} & set(result)  # of none, and of labels as they are, which flip
+    marginals = {i: np.stack([(maps == k).mean(0) for k in range(4)], -1) for i, maps in samples.items()}
+    errors = []
+    for name, (label,) in labels.items():
+        for pixel, q in zip(label.flat, marginals[name].reshape(-1, 4)):
+            flip = {source: (target, p) for source, target, p in flips}.get(pixel, (pixel, 0.0))
+            mixed = (1 - flip[1]) * (q - np.eye(4)[pixel]) ** 2 + flip[1] * (q - np.eye(4)[flip[0]]) ** 2
+            errors.append(mixed.sum())
+    assert result["brier"] == pytest.approx(np.mean(errors))
+    assert 0 < result["ece_mean"] < 1
 
 
 def test_ignored_pixels_and_undefined_images(tmp_path: Path) -> None:

@@ -194,9 +194,9 @@ def _score_all(
                 values = score_maps(maps, labels, theirs.classes, rule, ignore, flips, weights)
             except InputError as error:
                 raise InputError(f"{sets[0].where} with --convention {rule.name}: {error}") from error
-            if flips is None and weights is None:  # the others count every map once
-                values |= more_scores(maps, labels, theirs.classes, ignore)
-                bins[m].update(zip(numbers, _calibration_sums(maps, labels, theirs.classes, ignore)))
+            if weights is None:  # the others count every map once
+                values |= more_scores(maps, labels, theirs.classes, ignore, flips)
+                bins[m].update(zip(numbers, _calibration_sums(maps, labels, theirs.classes, ignore, flips)))
             for key, value in values.items():
                 found[m][key][numbers] = value.double().cpu().numpy()
             sizes[m] = maps.shape[1]
@@ -289,8 +289,10 @@ def _weights(sets: Sequence[MapSet]) -> Tensor | None:
     return torch.from_numpy(np.stack([np.ones(len(s.maps)) if s.weights is None else s.weights for s in sets]))
 
 
-def _calibration_sums(maps: Tensor, labels: Tensor, classes: int, ignore: int | None) -> Floats:
-    sums = reliability_counts(class_frequencies(maps, classes), labels, ignore=ignore, per_image=True)
+def _calibration_sums(
+    maps: Tensor, labels: Tensor, classes: int, ignore: int | None, flips: Sequence[Flip] | None
+) -> Floats:
+    sums = reliability_counts(class_frequencies(maps, classes), labels, ignore=ignore, per_image=True, flips=flips)
     return torch.stack([sums.counts, sums.confidence, sums.accuracy], 1).double().cpu().numpy()  # [b 3 bins]
 
 
