@@ -48,6 +48,15 @@ def test_the_benchmarks_of_the_data_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_step_is_not_below_its_floor(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    found = results("floor.py", out, "--rounds", "3", "--threads", "1", "--device", "cpu", "--out", str(out))["results"]
+    assert found["seconds"] > found["operations"] / found["rate"]
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert next(iter(found["shares"])) == "convolutions and matrix products"
+
+
+@pytest.mark.slow
 def test_the_growth_curves_are_drawn(tmp_path: Path) -> None:
     options = ["--curves", "samples", "size", "classes", "images", "--most", "16", "--rounds", "1", "--threads", "1"]
     found = results("growth.py", tmp_path / "growth.json", *options, "--out", str(tmp_path))["seconds"]
