@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
+from stochseg.data import ambiguous
 from stochseg.data.ambiguous import CUES, MODES, ambiguous_image, draw_from_modes, mode_probabilities, prepare_ambiguous
 from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
@@ -180,7 +181,7 @@ def test_image_is_the_same_however_many_are_made(store: Store, tmp_path: Path) -
             np.testing.assert_array_equal(part.extras[extra], whole.extras[extra][:count])
 
 
-def test_same_seed_same_bytes_and_splits_and_seeds_differ(tmp_path: Path) -> None:
+def test_same_seed_same_bytes_and_splits_and_seeds_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sums(folder: str, seed: int) -> dict[str, str]:
         out = prepare_ambiguous(tmp_path / folder, images=3, val=3, test=3, seed=seed)
         index = json.loads((out / "index.json").read_text())
@@ -189,6 +190,9 @@ def test_same_seed_same_bytes_and_splits_and_seeds_differ(tmp_path: Path) -> Non
     first, again, other = sums("first", 1), sums("again", 1), sums("other", 2)
     assert first == again
     assert len({*first.values(), *other.values()}) == 6
+    monkeypatch.setattr(ambiguous, "FEW_IMAGES", 0)
+    monkeypatch.setattr(ambiguous, "cores", lambda: 2)
+    assert sums("by two processes", 1) == first
 
 
 @pytest.mark.parametrize("size", [32, 45, 96])

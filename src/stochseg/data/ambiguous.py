@@ -13,15 +13,17 @@ patch can outline every mode and read off every cue; nothing that decides a prob
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from stochseg.data.store import LESION_CLASSES, Split
+from stochseg.data.store import LESION_CLASSES
 from stochseg.data.store_writer import StoreWriter
+from stochseg.data.workers import Workers, cores
 from stochseg.errors import InputError
 from stochseg.progress import track
 
@@ -32,6 +34,8 @@ CUES = ("contrast", "halo", "lobe")
 """What the columns of `cues` are: see `mode_probabilities`."""
 
 SMALLEST = 32
+FEW_IMAGES = 1000
+"""Up to so many, starting workers takes longer than the work."""
 SPLITS = ("train", "val", "test")
 
 Floats = NDArray[np.float64]
@@ -198,18 +202,29 @@ def prepare_ambiguous(
                     "cues": ((len(CUES),), np.float32),
                 },
             )
-            for i in track(range(count), count, f"ambiguous {name}"):
-                _fill(split, i, np.random.default_rng([seed, number, i]), size, raters)
+            makes = partial(_made, (seed, number), size, raters)
+            with Workers(cores() if count > FEW_IMAGES else 1) as pool:
+                for i, row in enumerate(track(pool.each(makes, range(count)), count, f"ambiguous {name}")):
+                    split.images[i], split.labels[i] = row.image, row.labels
+                    split.extras["modes"][i] = row.modes
+                    split.extras["mode_probabilities"][i] = row.probabilities
+                    split.extras["cues"][i] = row.cues
     return Path(out)
 
 
-def _fill(split: Split, i: int, rng: np.random.Generator, size: int, raters: int) -> None:
+class _Row(NamedTuple):
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    modes: NDArray[np.uint8]
+    probabilities: Floats
+    cues: Floats
+
+
+def _made(seed: tuple[int, int], size: int, raters: int, i: int) -> _Row:
+    rng = np.random.default_rng([*seed, i])
     made = ambiguous_image(rng, size)
-    split.images[i] = made.image
-    split.labels[i] = draw_from_modes(made.modes[None], made.probabilities[None], raters, rng)[0]
-    split.extras["modes"][i] = made.modes
-    split.extras["mode_probabilities"][i] = made.probabilities
-    split.extras["cues"][i] = made.cues
+    labels = draw_from_modes(made.modes[None], made.probabilities[None], raters, rng)[0]
+    return _Row(made.image, labels, made.modes, made.probabilities, made.cues)
 
 
 NOISE_SCALES = {
