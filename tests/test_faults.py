@@ -476,5 +476,7 @@ def test_sampling_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_fifty_kills(tiny_store: Path, tmp_path: Path) -> None:
-    """Wherever the run then is: in a step, in validation, while saving, right after."""
-    kill_and_compare(tiny_store, tmp_path, kills=50, steps=600)
+    """Wherever the run then is: in a step, in validation, while saving, right after; each is hit."""
+    hit = kill_and_compare(tiny_store, tmp_path, kills=50, steps=600)
+    print(dict(hit))
+    assert {"a step", "validation", "writing a checkpoint", "right after a save"} <= hit.keys()

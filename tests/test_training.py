@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tiny_store: Path, t
     kill_and_compare(tiny_store, tmp_path, kills=5, steps=150)
 
 
-def kill_and_compare(store: Path, folder: Path, kills: int, steps: int) -> None:
-    """SIGKILLs from outside, wherever the run then is: in a step, in validation, while saving."""
+def kill_and_compare(store: Path, folder: Path, kills: int, steps: int) -> Counter[str]:
+    """SIGKILLs from outside, wherever the run then is, every second one aimed; says how many hit which moment."""
     settings = SMALL | {"steps": steps, "training.save_every": 0.0}
     whole = train(data=store, out=folder / "whole", config="lidc", **settings)
     run = folder / "killed"
@@ -127,22 +128,59 @@ def kill_and_compare(store: Path, folder: Path, kills: int, steps: int) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     chance = random.Random(0)
     reached = 0
+    hit: Counter[str] = Counter()
     for kill in range(kills + 1):
         more = ["--resume"] if kill else ["--config", "lidc", *flags(settings)]
+        start = time.time_ns()
         process = subprocess.Popen([*command, *more], env=environment, stderr=subprocess.DEVNULL)
         if kill < kills:
             while process.poll() is None and steps_done(run) <= reached:
                 time.sleep(0.005)
             time.sleep(chance.uniform(0, 0.1))
+            deadline = time.monotonic() + 5
+            aim = AIMS[kill // 2 % len(AIMS)] if kill % 2 else None
+            while aim and process.poll() is None and moment(run, start) != aim and time.monotonic() < deadline:
+                pass
             assert process.poll() is None, "it ended before it could be killed"
             process.kill()
-            reached = steps_done(run)
         assert process.wait() == (-signal.SIGKILL if kill < kills else 0)
+        if kill < kills:
+            hit[moment(run, start)] += 1
+            reached = steps_done(run)
     assert same(weights(whole), weights(run))
     assert same(load_file(whole / "model/model.safetensors"), load_file(run / "model/model.safetensors"))
     lines = [int(line["step"]) for line in read_metrics(run)]
     assert lines == sorted(lines)
     assert set(lines) == set(range(1, steps + 1))
+    return hit
+
+
+AIMS = ("writing a checkpoint", "validation", "writing the model", "right after a save")
+
+
+def moment(run: Path, start: int) -> str:
+    """Where a run that began at `start`, in nanoseconds, is, or was when it was killed."""
+
+    def begun(name: str) -> bool:
+        try:
+            return (run / name).stat().st_mtime_ns > start
+        except FileNotFoundError:
+            return False
+
+    if begun("checkpoint/state.partial"):
+        return "writing a checkpoint"
+    if begun("model/model.safetensors.partial") or begun("model/config.json.partial"):
+        return "writing the model"
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    try:
+        last = json.loads(lines[-1])
+    except ValueError:
+        return "writing the log"
+    if last["step"] % SMALL["validation.every"] == 0 and "val_ged" not in last:
+        return "validation"
+    saved = run / "checkpoint" / checkpoint.NAME
+    since = time.time_ns() - saved.stat().st_mtime_ns if saved.exists() else math.inf
+    return "right after a save" if since < 3e6 else "a step"
 
 
 def steps_done(run: Path) -> int:
