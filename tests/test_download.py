@@ -8,6 +8,7 @@ import socket
 import tarfile
 import threading
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 import stochseg.data.download
-from stochseg.data.download import download_bucket
+from stochseg.data.download import _SafeRedirects, download_bucket
 from stochseg.data.lidc import prepare_lidc
 from stochseg.data.store import open_store
 from stochseg.errors import InputError, RunError
@@ -297,6 +298,21 @@ def test_a_redirect_cannot_leave_https(server: BucketServer, tmp_path: Path, tar
     server.redirect = target
     with pytest.raises((InputError, RunError), match=r"only https|302"):
         fetch(server, tmp_path)
+
+
+def test_a_redirect_from_https_cannot_lead_into_this_machine() -> None:
+    """Plain http is for this machine's own servers, which another's answer may not name."""
+    asked = urllib.request.Request("https://example.org/file")
+    with pytest.raises(InputError, match="from https to this machine"):
+        _SafeRedirects().redirect_request(asked, None, 302, "", {}, "http://127.0.0.1:8000/secret")
+
+
+def test_sizes_below_nothing_are_refused(server: BucketServer, tmp_path: Path) -> None:
+    """They could balance others, so that the sum stays below the limit."""
+    server.listed["crops/val.tar.gz"] = {"size": "-5000000"}
+    with pytest.raises(RunError, match="an unknown kind of listing"):
+        fetch(server, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_proxies_of_the_environment_are_used(

@@ -221,6 +221,22 @@ def reference(*pid: Any) -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.parametrize("where", ["pickle", "tensor's bytes", "zip"])
+def test_keys_that_would_end_the_process(tmp_path: Path, where: str) -> None:
+    """The hash of a tuple in a tuple in a tuple, 150,000 deep, overflows the stack of the process."""
+    hostile = b"\x80\x02}N" + b"\x85" * 150_000 + b"Ns."
+    if where == "tensor's bytes":
+        load = b"ctorch.storage\n_load_from_bytes\n"
+        hostile = b"\x80\x03" + load + b"B" + len(hostile).to_bytes(4, "little") + hostile + b"\x85R."
+    if where == "zip":
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("archive/data.pkl", hostile)
+        hostile = stream.getvalue()
+    with pytest.raises(InputError, match=r"model\.pickle: the pickle asks for a tuple as a key"):
+        read_state_dicts(save(tmp_path, hostile))
+
+
 @pytest.mark.parametrize(
     "pid",
     [

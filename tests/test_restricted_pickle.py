@@ -174,6 +174,37 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, data: bytes) -> Non
         load_numeric_pickle(save(tmp_path, data))
 
 
+TWICE = b"".join(b"h%ch%c\x86q%cN" % (k, k, k + 1) for k in range(44))
+"""After None at place 0: tuples of twice the one before, to the 44th, each with None beside it."""
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x80\x02}N" + b"\x85" * 150_000 + b"Ns.", "a tuple"),  # its hash overflows the stack of the process
+        (b"\x80\x02}(Nq\x00N" + TWICE + b"u.", "a tuple"),  # its hash takes days
+        (b"(N\x85Nd.", "a tuple"),
+        (
+            b"\x80\x02}("
+            + b"".join(b"\x8a\x0c%bN" % (n * (2**61 - 1)).to_bytes(12, "little") for n in range(1, 9))
+            + b"u.",
+            "a number of many digits",
+        ),  # all of one hash: thousands of them take hours
+        (b"\x80\x04\x8f(Nq\x00N" + TWICE + b"\x90.", "the instruction EMPTY_SET"),
+        (b"\x80\x04(N" + b"\x85" * 150_000 + b"\x91.", "the instruction FROZENSET"),
+    ],
+)
+def test_keys_that_would_end_the_process_or_never_end(tmp_path: Path, data: bytes, what: str) -> None:
+    with pytest.raises(InputError, match=f"the pickle asks for {what}"):
+        load_numeric_pickle(save(tmp_path, data))
+
+
+@pytest.mark.parametrize("data", [b"\x80\x02s.", b"\x80\x02(u.", b"t.", b"\x80\x02Nb.", b"(NNu."])
+def test_more_is_taken_than_there_is(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(InputError, match="more than there is"):
+        load_numeric_pickle(save(tmp_path, data))
+
+
 def test_a_text_used_twice_is_no_attack(tmp_path: Path) -> None:
     name = "a name" * 200
     array = np.arange(4)

@@ -146,3 +146,17 @@ def test_no_room_on_the_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> 
     assert "InputError" in ended.stderr
     assert "no room for 0.0 MB (File too large)" in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["../outside", "/outside", "a\\b", ".."])
+@pytest.mark.parametrize("what", ["file", "split"])
+def test_names_that_lead_out_are_refused(what: str, way: str, copy: Path) -> None:
+    """A black box that is added to such a store would be written there."""
+    index = json.loads((copy / "index.json").read_text())
+    if what == "split":
+        index["splits"][way] = index["splits"].pop("val")
+    else:
+        index["splits"]["val"]["arrays"]["images"]["file"] = way
+    (copy / "index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="leads out of the store"):
+        open_store(copy)

@@ -3,13 +3,13 @@
 Everything outside of the two lines that enclose the scores is the user's to change; only what lies between is replaced.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stochseg.data.reading import parse_json
 from stochseg.models.weights_file import sum_in
 from stochseg.progress import say
 from stochseg.wording import counted
@@ -161,7 +161,7 @@ def _number(value: float | None) -> str:
 def _read(file: Path) -> dict[str, Any]:
     """What a JSON file holds; nothing where it is damaged, which is no reason to fail after the work."""
     try:
-        found = json.loads(file.read_text())
+        found = parse_json(file.read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,6 +1,5 @@
 """Several runs on the same images: scores, paired differences, and what each costs."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from stochseg.data.batches import centre_crop_for, in_order
+from stochseg.data.reading import parse_json
 from stochseg.data.store import open_store
 from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
@@ -102,7 +102,7 @@ def _evaluated(run: Path, data: Path, options: dict[str, Any], convention: str |
     """What an earlier evaluation holds, if it is of the same kind and of the model as it is."""
     file, weights = run / "evaluation" / f"{options['split']}.json", run / "model" / "model.safetensors"
     try:
-        result: dict[str, Any] = json.loads(file.read_text())
+        result: dict[str, Any] = parse_json(file.read_text())
         newer = file.stat().st_mtime >= weights.stat().st_mtime
         asked = options | {"store": data.name, "convention": convention or open_store(data).convention}
         return result if newer and all(result[key] == value for key, value in asked.items()) else None
@@ -140,7 +140,7 @@ def _facts(one: Candidate, first: Candidate, milliseconds: float) -> dict[str, A
 def _training_seconds(run: Path) -> float | None:
     """Seconds of training that the run's log tells of."""
     try:
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line]
+        lines = [parse_json(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line]
     except (OSError, ValueError):
         return None
     minutes = [line["minutes"] for line in lines if "minutes" in line]

@@ -15,6 +15,7 @@ from torch import nn
 from stochseg.card import refresh_card
 from stochseg.config import Crop
 from stochseg.data.batches import centre_crop_for, check_blackbox, in_order
+from stochseg.data.reading import parse_json
 from stochseg.data.store import Split, Store, label_fault, open_store
 from stochseg.errors import InputError, OnError
 from stochseg.metrics.conventions import get_convention
@@ -166,7 +167,7 @@ def evaluate(
 def _say_replaced(file: Path, images: int, convention: str) -> None:
     """Say what is about to be replaced where it is of more images, or counts another way."""
     try:
-        before = json.loads(file.read_text())
+        before = parse_json(file.read_text())
         replaced = before["images"], before["convention"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # nothing there, or nothing that anyone could still use

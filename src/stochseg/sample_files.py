@@ -1,7 +1,6 @@
 """Samples for images that lie in files: what the command `stochseg sample` does."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from stochseg.blackbox import answers_for
 from stochseg.data.image_files import Slices, list_images, name_of, read_slices
 from stochseg.data.map_files import check_bytes
 from stochseg.data.pixel_files import parse_window
+from stochseg.data.reading import parse_json
 from stochseg.data.store import sha256_of
 from stochseg.errors import InputError, OnError
 from stochseg.metrics import class_frequencies
@@ -200,7 +200,7 @@ def _is_kept(folder: Path, file: Path, settings: dict[str, Any]) -> bool:
     if not folder.exists():
         return False
     try:
-        found = json.loads((folder / SUMMARY).read_text())
+        found = parse_json((folder / SUMMARY).read_text())
         other = next((key for key, value in settings.items() if found[key] != value), None)
         other = other or (None if found["image"] == str(file) else "image")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stochseg.data.reading import parse_json
 from stochseg.data.store import MISSING_RATER, UNKNOWN, Array, Split, Store, check_blackbox_array, sha256_of
 from stochseg.data.store_writer import new_array
 from stochseg.errors import InputError
@@ -61,7 +62,7 @@ def writing_blackbox(store: Store, splits: Mapping[str, tuple[int, ...]], source
                 "sha256": sha256_of(files[name]),
                 "source": source,
             }
-        index = json.loads((store.path / "index.json").read_text())
+        index = parse_json((store.path / "index.json").read_text())
         before = [index["splits"][name]["arrays"].pop("blackbox", None) for name in splits]
         if any(before):
             _replace_index(store.path, index)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
+from stochseg.data.reading import open_zip
 from stochseg.errors import InputError
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -161,13 +162,17 @@ class ArchiveFiles:
                 pass  # gzip checks its sum only at its very end
 
     def _list_zip(self) -> Iterator[tuple[str, int, bool, Callable[[], bytes]]]:
-        with zipfile.ZipFile(self.path) as archive:
+        with open_zip(self.path) as archive:
             for info in archive.infolist():
                 if info.is_dir():
                     continue
 
                 def read(info: zipfile.ZipInfo = info) -> bytes:
-                    return archive.read(info)
+                    with archive.open(info) as stream:
+                        data = stream.read(info.file_size)  # no more, whatever its bytes unpack to
+                    if len(data) != info.file_size:
+                        raise zipfile.BadZipFile(f"'{info.filename}' is cut short")
+                    return data
 
                 yield info.filename, info.file_size, stat.S_ISLNK(info.external_attr >> 16), read
 

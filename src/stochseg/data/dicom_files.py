@@ -19,6 +19,8 @@ from stochseg.errors import InputError
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP class of a segmentation, DICOM PS3.3 A.51."""
+DEFLATED = "1.2.840.10008.1.2.1.99"
+"""Transfer syntax of files that are packed as a whole, PS3.5 A.5."""
 APART = 1e-3
 """Two places in space that are farther from each other than this many millimetres are not the same."""
 
@@ -87,7 +89,12 @@ def open_dicom(file: Path, tags: Sequence[str] | None = None) -> Any:
             f'{file}: DICOM takes pydicom, which is not installed; run `pip install "stochseg[medical]"`'
         ) from error
     try:
+        meta = pydicom.filereader.read_file_meta_info(file)
+        if meta.get("TransferSyntaxUID") == DEFLATED:
+            raise InputError(f"{file}: a deflated DICOM file, which may unpack to any size; store it uncompressed")
         return pydicom.dcmread(file, stop_before_pixels=tags is not None, specific_tags=tags)
+    except InputError:
+        raise
     except (OSError, ValueError, EOFError, KeyError, AttributeError, pydicom.errors.InvalidDicomError) as error:
         text = " ".join(str(error).split()).split(" Use force")[0]
         raise InputError(f"{file}: cannot be read as DICOM ({text}); copy it again") from error

@@ -8,7 +8,6 @@ import base64
 import hashlib
 import http.client
 import ipaddress
-import json
 import shutil
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from stochseg.data.reading import parse_json
 from stochseg.errors import InputError, RunError
 from stochseg.progress import say, track
 
@@ -119,8 +119,10 @@ def _remote_file(item: dict[str, Any], prefix: str) -> RemoteFile:
     path = PurePosixPath(name.removeprefix(prefix))
     if path.is_absolute() or ".." in path.parts or not path.parts or any(c in name for c in "\\:\0"):
         raise RunError(f"the listing holds the unsafe name '{name}'; nothing was fetched")
+    if (size := int(item["size"])) < 0:
+        raise ValueError(f"{name} of {size} bytes")
     md5 = base64.b64decode(item["md5Hash"], validate=True).hex() if item.get("md5Hash") else None
-    return RemoteFile(name, path, int(item["size"]), md5, item.get("generation"))
+    return RemoteFile(name, path, size, md5, item.get("generation"))
 
 
 def _json(server: _Bucket, url: str) -> Any:
@@ -128,7 +130,7 @@ def _json(server: _Bucket, url: str) -> Any:
     while True:
         try:
             with server.open(url, {}) as response:
-                return json.loads(response.read(_MAX_LISTING_BYTES))
+                return parse_json(response.read(_MAX_LISTING_BYTES))
         except (*_NETWORK, ValueError) as error:
             failures += 1
             _wait_or_give_up(server, failures, error)
@@ -252,4 +254,6 @@ def _is_loopback(host: str) -> bool:
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         _check_address(newurl)
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise InputError(f"{newurl}: {req.host} leads from https to this machine; nothing was fetched")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -32,6 +32,7 @@ def decode_grey(data: bytes, where: str, size: tuple[int, int] | None = None, ki
         raise InputError(f"{where}: the PNG is truncated (no end mark); copy or unpack it again")
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            check_size(image, data)
             mode = image.mode
             pixels = np.asarray(image)
     except Exception as error:  # a decoder fails at damage in many ways
@@ -41,6 +42,12 @@ def decode_grey(data: bytes, where: str, size: tuple[int, int] | None = None, ki
     if mode not in ("L", "1"):
         raise InputError(f"{where}: {kind} of mode '{mode}', 8-bit grey is needed; convert it")
     return pixels.astype(np.uint8, copy=False)
+
+
+def check_size(image: Image.Image, data: bytes) -> None:
+    """ValueError where an opened PNG has another size than its first header says: a later header may be far larger."""
+    if (image.height, image.width) != _declared_size(data, "", ""):
+        raise ValueError("two headers of different sizes")
 
 
 def size_of(data: bytes, where: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stochseg.data.images import binary
-from stochseg.data.reading import reads
+from stochseg.data.reading import open_zip, reads
 from stochseg.data.restricted_pickle import load_numeric_pickle
 from stochseg.data.splits import SPLIT_NAMES
 from stochseg.data.store import MISSING_RATER, Split
@@ -110,7 +110,7 @@ def read_npz(file: Path) -> ArraySource:
     """`images` [N h w] or [N h w c], uint8 or float 0 to 1; `labels` [N r h w] 0/1, a whole map of 255 being a missing
     rater; and optionally `patients`, `ids` and `split` (train, val, test), each [N]."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_zip(file) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > MAX_BYTES:
             raise InputError(f"{file}: holds {size} bytes unpacked; up to {MAX_BYTES} are read: split it")

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from stochseg.data.images import binary, decode_grey, size_of
-from stochseg.data.reading import reads
+from stochseg.data.images import binary, check_size, decode_grey, size_of
+from stochseg.data.reading import open_zip, reads
 from stochseg.data.store import MISSING_RATER
 from stochseg.errors import InputError
 
@@ -108,6 +108,7 @@ def png_values(data: bytes, where: str, classes: int) -> Array:
     if colours == _PALETTE:
         try:
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                check_size(image, data)
                 pixels: Array = np.asarray(image)
         except UnidentifiedImageError as error:  # whose text is the stream's address
             raise InputError(f"{where}: the PNG is damaged or cut short; copy or unpack it again") from error
@@ -145,7 +146,7 @@ def _read_npz(file: Path) -> tuple[Array, Array | None]:
 
 def _opened(file: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(file)
+        return open_zip(file)
     except DAMAGE as error:
         raise damaged(file, "NPZ", error) from error
 
@@ -219,6 +220,12 @@ def load_nifti(file: Path) -> Any:
         raise damaged(file, "NIfTI", error) from error
 
 
+def nifti_bytes(image: Any) -> int:
+    """What the voxels of a NIfTI file take in memory: those with a slope become float64."""
+    plain = (image.dataobj.slope, image.dataobj.inter) == (1, 0)
+    return int(np.prod(image.shape, dtype=object)) * (image.get_data_dtype().itemsize if plain else 8)
+
+
 def _nifti_shape(image: Any, file: Path) -> tuple[int, int, int, int]:
     """(h, w, s, m): the third axis of a NIfTI file is that of slices, the fourth that of maps."""
     shape = tuple(image.shape)
@@ -227,7 +234,7 @@ def _nifti_shape(image: Any, file: Path) -> tuple[int, int, int, int]:
             f"{file}: NIfTI of {image.get_data_dtype()} and shape {list(shape)}; "
             "class ids as [h w], [h w slices] or [h w slices maps] are read"
         )
-    check_bytes(int(np.prod(shape, dtype=object)), file)
+    check_bytes(nifti_bytes(image), file)
     h, w, s, m = shape + (1,) * (4 - len(shape))
     return h, w, s, m
 

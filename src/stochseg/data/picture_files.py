@@ -16,6 +16,7 @@ FORMATS = ("PNG", "JPEG", "TIFF")
 CHANNELS = 16
 """An array whose last axis is longer than this is no image of [h w c]."""
 
+_DIFFER = "its pages differ in size or colour; save each as an image of its own"
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a value has."""
 
@@ -40,7 +41,8 @@ def read_picture(file: Path, indices: bool = False) -> NDArray[Any]:
                     "cut it into parts"
                 )
             step = _grey_step(file, picture) if indices else 1
-            read = [_page(page, file, indices) for page in ImageSequence.Iterator(picture)]
+            size = picture.size
+            read = [_page(page, file, indices, size) for page in ImageSequence.Iterator(picture)]
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, Image.DecompressionBombError) as error:
@@ -48,7 +50,7 @@ def read_picture(file: Path, indices: bool = False) -> NDArray[Any]:
             f"{file}: not readable as {', '.join(FORMATS)} ({error}); copy it again, or convert it"
         ) from error
     if any(page.shape != read[0].shape for page in read):
-        raise InputError(f"{file}: its pages differ in size or colour; save each as an image of its own")
+        raise InputError(f"{file}: {_DIFFER}")
     pages = np.stack(read)
     return pages // step if step > 1 else pages
 
@@ -60,8 +62,10 @@ def _grey_step(file: Path, picture: Image.Image) -> int:
         return GREY_STEPS.get(stream.read(_PNG_DEPTH + 1)[_PNG_DEPTH], 1)
 
 
-def _page(picture: Image.Image, file: Path, indices: bool) -> NDArray[Any]:
-    """[h w c] of a page."""
+def _page(picture: Image.Image, file: Path, indices: bool, size: tuple[int, int]) -> NDArray[Any]:
+    """[h w c] of a page, which must have the size of the first before memory is taken for it."""
+    if picture.size != size:
+        raise InputError(f"{file}: {_DIFFER}")
     picture.load()
     pixels = _as_array(ImageOps.exif_transpose(picture), file, indices)
     return pixels if pixels.ndim == 3 else pixels[..., None]

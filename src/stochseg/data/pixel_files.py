@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stochseg.data.dicom_files import is_segmentation, read_segmentation, read_series
-from stochseg.data.map_files import DAMAGE, check_bytes, damaged, load_nifti, suffix_of
+from stochseg.data.map_files import DAMAGE, check_bytes, damaged, load_nifti, nifti_bytes, suffix_of
 from stochseg.data.picture_files import read_npy, read_picture
 from stochseg.data.reading import reads
 from stochseg.errors import InputError
@@ -187,7 +187,7 @@ def _read_nifti(file: Path, axis: int) -> tuple[NDArray[Any], NDArray[np.float64
         raise InputError(
             f"{file}: NIfTI of {image.get_data_dtype()} and shape {list(image.shape)}; [h w slices] is read"
         )
-    check_bytes(int(np.prod(shape, dtype=object)) * image.get_data_dtype().itemsize, file)
+    check_bytes(nifti_bytes(image), file)
     try:
         array = np.asanyarray(image.dataobj).reshape(shape + (1,) * (3 - len(shape)))
     except DAMAGE as error:

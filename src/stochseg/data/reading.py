@@ -1,10 +1,12 @@
 """Foreign files are read under one rule: whatever is wrong with one becomes an InputError that names it."""
 
+import json
 import stat
+import zipfile
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from stochseg.errors import InputError
 
@@ -45,3 +47,22 @@ def check_regular(file: Path) -> None:
     mode = file.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise InputError(f"{file}: is a pipe or a device, no file; copy what it gives to a file first")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says; ValueError where it is none, or nested without end."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists within lists without end") from error
+
+
+def open_zip(file: Path) -> zipfile.ZipFile:
+    """A zip file, each member of which can be read in pieces: BadZipFile where one is packed by another method than
+    deflate, since others are unpacked whole, however large they turn out to be."""
+    archive = zipfile.ZipFile(file)
+    for member in archive.infolist():
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            archive.close()
+            raise zipfile.BadZipFile(f"'{member.filename}' is packed by method {member.compress_type}; deflate is read")
+    return archive

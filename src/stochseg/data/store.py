@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stochseg.data.reading import check_regular
+from stochseg.data.reading import check_regular, parse_json
 from stochseg.errors import InputError, RunError
 
 FORMAT = "stochseg-store"
@@ -172,7 +172,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{path}: not a store (no index.json); make one with `stochseg prepare`")
     try:
-        index = json.loads(file.read_text())
+        index = parse_json(file.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not readable as JSON ({error}); prepare the store again") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
@@ -198,6 +198,13 @@ def _check_index(path: Path, index: Mapping[str, Any], classes: int) -> None:
 def _open_split(path: Path, name: str, entry: Mapping[str, Any]) -> Split:
     arrays: dict[str, Array] = {}
     count = len(entry["ids"])
+    for given in (name, *(facts["file"] for facts in entry["arrays"].values())):
+        if given in ("", ".", "..") or "/" in given or "\\" in given:
+            raise InputError(
+                f"{path / 'index.json'}: '{given}' leads out of the store; this store is not to be trusted"
+            )
+    if not all(isinstance(text, str) for text in (*entry["ids"], *entry["groups"], entry["source"])):
+        raise TypeError("ids, groups and source are texts")
     for array, facts in entry["arrays"].items():
         file = path / facts["file"]
         try:

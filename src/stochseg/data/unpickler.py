@@ -16,6 +16,15 @@ LONG = 1024
 SOME = 2**20
 """Bytes of long texts that may be used again in a small file."""
 
+_Kind = int | str
+"""Of an object on the stack: the bytes of a text, 0 for most others, and a word for what is no key."""
+_PLAIN = 0
+_STRANGE = ("DUP", "POP", "POP_MARK", "EMPTY_SET", "FROZENSET", "ADDITEMS")
+_KEYS = {"SETITEM": slice(1, 2), "SETITEMS": slice(1, None, 2), "DICT": slice(0, None, 2)}
+"""Where the keys are among what an instruction takes from the stack."""
+_SMALL = 2**60
+"""Whole numbers below this have hashes of their own."""
+
 
 class StandIn:
     """What an allowed name stands for. It can be called, and a pickle can do nothing else to it."""
@@ -45,33 +54,62 @@ def unpickle(stream: BinaryIO, names: Names, referred: Callable[[Any], Any] | No
 
 
 def check_instructions(stream: BinaryIO) -> None:
-    """Refuse what no pickle of plain data holds and what would take far more memory than the file has bytes.
+    """Refuse what no pickle of plain data holds and what would take far more memory or time than the file has bytes.
 
-    That is a place in the memory of the unpickler far beyond those in use (it would reserve all before it), and one
-    long text copied again and again by calls. So that what is at the top of its stack is known here, instructions that
-    drop or double that are refused too; Python writes none of them for plain data, and builds the arguments of each
-    call anew.
+    That is a place in the memory of the unpickler far beyond those in use (it would reserve all before it), one long
+    text copied again and again by calls, and keys that take long to hash or collide: a tuple of tuples of tuples ends
+    the process or never ends, whole numbers of many digits make a table slow. So that what lies on its stack is known
+    here, instructions that drop or double that are refused too; Python writes none of them for plain data, and builds
+    the arguments of each call anew.
     """
-    texts: dict[int, int] = {}  # place in the memory -> bytes of the text there
-    above, again, anew, start = 0, 0, True, stream.tell()
+    kept: dict[int, _Kind] = {}  # place in the memory -> what is there
+    stack: list[_Kind | None] = []  # None is a mark
+    again, anew, start = 0, True, stream.tell()
     for number, (code, argument, _) in enumerate(pickletools.genops(stream)):
         name = code.name
-        if name in ("DUP", "POP", "POP_MARK") or (name in ("REDUCE", "BUILD") and not anew):
+        if name in _STRANGE or (name in ("REDUCE", "BUILD") and not anew):
             refuse(f"the instruction {name} in a place of its own")
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            place = len(texts) if name == "MEMOIZE" else int(argument or 0)
+            place = len(kept) if name == "MEMOIZE" else int(argument or 0)
             if not 0 <= place <= number:
-                refuse(f"place {place} of a memory with {len(texts)} in use")
-            texts[place] = above
+                refuse(f"place {place} of a memory with {len(kept)} in use")
+            kept[place] = (stack[-1] if stack else None) or _PLAIN
             continue
         anew = name not in ("GET", "BINGET", "LONG_BINGET")
-        if anew:
-            above = len(argument) if isinstance(argument, str | bytes | bytearray) else 0
-        else:
-            above = texts.get(int(argument or 0), 0)
-            again += above if above >= LONG else 0
+        if not anew:
+            stack.append(kept.get(int(argument or 0), _PLAIN))
+            again += stack[-1] if isinstance(stack[-1], int) and stack[-1] >= LONG else 0
+            continue
+        taken = _take(stack, code)
+        for key in taken[_KEYS[name]] if name in _KEYS else ():
+            if isinstance(key, str):
+                refuse(f"{key} as a key")
+        stack += [None] if name == "MARK" else [_kind(name, argument)] * len(code.stack_after)
     if again > stream.tell() - start + SOME:
         refuse("the same data again and again")
+
+
+def _kind(name: str, argument: Any) -> _Kind:
+    if name.startswith("TUPLE"):
+        return "a tuple"
+    if isinstance(argument, int) and abs(argument) >= _SMALL:
+        return "a number of many digits"
+    return len(argument) if isinstance(argument, str | bytes | bytearray) else _PLAIN
+
+
+def _take(stack: list[_Kind | None], code: pickletools.OpcodeInfo) -> list[_Kind | None]:
+    """What an instruction takes from the stack, lowest first, without the mark."""
+    wanted = code.stack_before
+    if pickletools.markobject not in wanted:
+        below, above = len(wanted), len(stack)
+    else:
+        below = wanted.index(pickletools.markobject)
+        above = next((i for i in range(len(stack) - 1, -1, -1) if stack[i] is None), -1)
+    if above < below:
+        refuse(f"more than there is, with the instruction {code.name}")
+    taken = stack[above - below : above] + stack[above + 1 :] if above < len(stack) else stack[above - below :]
+    del stack[above - below :]
+    return taken
 
 
 def refuse(what: str) -> NoReturn:

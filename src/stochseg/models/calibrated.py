@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stochseg.data.reading import parse_json
 from stochseg.errors import InputError
 from stochseg.models.temperature import check_temperature
 
@@ -75,7 +76,7 @@ def read_calibrated(folder: Path, classes: int) -> Calibrated | None:
         return None
     cure = "remove it, or run `stochseg calibrate` again"
     try:
-        facts = json.loads(file.read_text())
+        facts = parse_json(file.read_text())
         if facts["format"] != FORMAT or facts["version"] > VERSION:
             raise InputError(f"{file}: format {facts['format']} {facts['version']}; update stochseg, or {cure}")
         temperature, covered = facts["temperature"], facts["coverage"]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stochseg import hub
 from stochseg.card import new_card
 from stochseg.data.pixel_files import Windows, as_windows
+from stochseg.data.reading import parse_json
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.models.calibrated import Calibrated, Coverage, forget_calibrated, read_calibrated
@@ -296,11 +297,12 @@ class Segmenter(ABC):
         folder = hub.fetch(str(path)) if of_hub else model_folder(Path(path))
         file = folder / "config.json"
         try:
-            facts = json.loads(file.read_text())
+            facts = parse_json(file.read_text())
             if facts.get("format") != FORMAT or facts.get("version", 0) > VERSION:
                 raise InputError(
                     f"{file}: format {facts.get('format')} {facts.get('version')}; update stochseg or retrain"
                 )
+            _check_facts(facts)
             kind = method_class(facts.get("method", "car"))
             if not issubclass(kind, cls):
                 raise InputError(f"{file}: is of the method {kind.method}; load it with {kind.__name__}.load")
@@ -311,9 +313,10 @@ class Segmenter(ABC):
                 raise InputError(f"{file}: {error}") from error
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
+            reason = str(error).partition("\n")[0][:200]
             raise InputError(
-                f"{file}: damaged or of another version ({error}); copy or train the model again"
+                f"{file}: damaged or of another version ({reason}); copy or train the model again"
             ) from error
         load_weights(model.networks, folder / "model.safetensors")
         model.calibrated = read_calibrated(folder, len(model.classes))
@@ -424,6 +427,16 @@ def _few(names: Iterable[str]) -> str:
 def as_tuples(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a config, whose lists were tuples before they were JSON."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+
+
+def _check_facts(facts: Mapping[str, Any]) -> None:
+    """ValueError where what every method's facts have in common is no plain number or text."""
+    whole = [facts["channels"], *facts["size"]]
+    if len(whole) != 3 or not all(type(n) is int and n > 0 for n in whole):
+        raise ValueError(f"channels {facts['channels']!r}, size {facts['size']!r}")
+    for c in facts["classes"]:
+        if len(c["color"]) != 3 or not all(type(n) is int and 0 <= n <= 255 for n in c["color"]):
+            raise ValueError(f"color {c['color']!r}")
 
 
 def classes_of(facts: Mapping[str, Any]) -> list[ClassInfo]:

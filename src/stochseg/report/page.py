@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import os
 import platform
 import shlex
@@ -14,6 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from stochseg.data.reading import parse_json
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import CONVENTIONS
@@ -119,7 +119,7 @@ def write_report(run: Path) -> Path:
 
 def _read_model(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text()))
+        return dict(parse_json(file.read_text()))
     except ValueError as error:
         raise InputError(f"{file}: not readable as JSON ({error}); copy the model again") from error
 

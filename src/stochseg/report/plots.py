@@ -1,6 +1,5 @@
 """Which plots a run gets: from what evaluation and training left in its directory to `Plot`s with names and words."""
 
-import json
 import shlex
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stochseg.data.reading import parse_json
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.report import figures
@@ -68,7 +68,7 @@ def read_evaluations(run: Path) -> list[Evaluated]:
 
 def _read_evaluation(file: Path) -> Evaluated:
     try:
-        result = json.loads(file.read_text())
+        result = parse_json(file.read_text())
         values = dict(np.load(file.with_suffix(".npz"), allow_pickle=False))
         examples = dict(np.load(file.with_name(f"{file.stem}_examples.npz"), allow_pickle=False))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -1,8 +1,8 @@
 """The options of `score` that say how to count, checked before any map is read; messages name the flags."""
 
-import json
 from collections.abc import Sequence
 
+from stochseg.data.reading import parse_json
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import CONVENTIONS, Convention, Flip, get_convention
 from stochseg.metrics.modes import check_flips
@@ -13,7 +13,7 @@ _FORM = "[[from, to, probability], ...]"
 def flips_of_text(text: str) -> list[Flip] | None:
     """The value of --flips as a table; what it must hold, `check_options` checks. Raises InputError of one line."""
     try:
-        rows = json.loads(text)
+        rows = parse_json(text)
         return None if rows is None else [(each[0], each[1], *each[2:]) for each in rows]
     except (ValueError, TypeError, IndexError, KeyError):
         raise InputError(f"--flips {text}: give {_FORM}") from None

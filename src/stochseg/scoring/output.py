@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stochseg.data.reading import parse_json
 from stochseg.errors import InputError
 from stochseg.writable import check_writable
 
@@ -56,7 +57,7 @@ def _partial(file: Path) -> Path:
 def _is_scores(file: Path) -> bool:
     """Whether a .json is of `score`, from its keys."""
     try:
-        there = json.loads(file.read_text())
+        there = parse_json(file.read_text())
     except (OSError, ValueError):
         return False
     return isinstance(there, dict) and any(keys <= there.keys() for keys in (_OF_ONE, _OF_TWO))

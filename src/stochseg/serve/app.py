@@ -24,6 +24,8 @@ from stochseg.serve.uploads import KINDS, MAX_BYTES, MAX_PIXELS, read_upload
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+UPLOADS = 8
+"""Bodies that are read at once, each of which takes up to MAX_BYTES of memory."""
 UPLOAD_SECONDS = 60.0
 """An upload that takes longer is given up."""
 
@@ -50,7 +52,7 @@ def build_app(
     title: what the page is called; samples: drawn where the page does not say; token: see `Guard`; waiting, seconds: how
     many requests may wait for the model, and how long.
     """
-    kept, gate = Kept(), Gate(waiting, seconds)
+    kept, gate, uploads = Kept(), Gate(waiting, seconds), Gate(waiting, seconds, UPLOADS)
 
     async def info(request: Request) -> Response:
         h, w = model.size
@@ -89,8 +91,9 @@ def build_app(
             name, image = examples[number].name, examples[number].image
         else:
             name = asked.get("name", "")
-            content = await _body(request)
-            image = await anyio.to_thread.run_sync(read_upload, content, name, model.channels, model.windows)
+            async with uploads.turn():
+                content = await _body(request)
+                image = await anyio.to_thread.run_sync(read_upload, content, name, model.channels, model.windows)
         drawing = await gate.run(draw, model, image, name, count, seed)
         return JSONResponse({"id": kept.add(drawing), **drawing.facts(len(model.classes))})
 

@@ -1,7 +1,8 @@
 """Who may ask, and how much at once."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import anyio
@@ -58,7 +59,9 @@ class Guard:
         elif not any(hmac.compare_digest(given.encode(), self.token.encode()) for given in _tokens(request)):
             return answer(401, "the token is missing; open the address as `stochseg serve` printed it, with ?token=...")
         elif "token" in request.query_params and request.method == "GET":
-            away = RedirectResponse(request.url.path, 303)  # so that the token does not stay in the address
+            away = RedirectResponse(
+                "/" + request.url.path.lstrip("/"), 303
+            )  # so that the token does not stay in the address
             away.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
             return away
         if request.method == "POST" and ASKED_BY_PAGE not in request.headers:
@@ -71,29 +74,35 @@ class Busy(Exception):
 
 
 class Gate:
-    """One piece of work at a time, in a thread of its own. waiting: how many may wait; seconds: how long."""
+    """So much work at a time. waiting: how many may wait for their turn; seconds: how long; at_once: how many have one."""
 
-    def __init__(self, waiting: int, seconds: float) -> None:
+    def __init__(self, waiting: int, seconds: float, at_once: int = 1) -> None:
         self.most, self.seconds = waiting, seconds
         self.waiting = 0
-        self._lock = anyio.Lock()
+        self._turns = anyio.Semaphore(at_once)
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """What the call returns; Busy where it cannot be done soon."""
+        """What the call returns, in a thread of its own; Busy where it cannot be done soon."""
+        async with self.turn():
+            return await anyio.to_thread.run_sync(call, *arguments)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """For a block of work; Busy where its turn does not come soon."""
         if self.waiting >= self.most:
             raise Busy
         self.waiting += 1
         try:
             with anyio.fail_after(self.seconds):
-                await self._lock.acquire()
+                await self._turns.acquire()
         except TimeoutError as error:
             raise Busy from error
         finally:
             self.waiting -= 1
         try:
-            return await anyio.to_thread.run_sync(call, *arguments)
+            yield
         finally:
-            self._lock.release()
+            self._turns.release()
 
 
 def answer(status: int, message: str) -> JSONResponse:

@@ -15,6 +15,8 @@ from stochseg.progress import say
 
 MOST_EXAMPLES = 24
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CONNECTION_SECONDS = 15.0
+"""A connection that asks nothing, or takes nothing of its answer, in so long is closed: others may need its place."""
 OPEN_CONNECTIONS = 256
 """Beyond so many, new requests are told to come back."""
 
@@ -49,6 +51,7 @@ def serve(
         import uvicorn
 
         from stochseg.serve.app import Example, build_app
+        from stochseg.serve.connections import patient_for
         from stochseg.serve.drawings import MOST_SAMPLES
         from stochseg.serve.uploads import example_image
     except ImportError as error:
@@ -90,11 +93,12 @@ def serve(
     app = build_app(model, run.absolute().name, shown, samples, token, waiting, seconds)
     config = uvicorn.Config(
         app,
+        http=patient_for(CONNECTION_SECONDS),
         log_level="warning",
         access_log=False,
         server_header=False,
         limit_concurrency=OPEN_CONNECTIONS,
-        timeout_keep_alive=15,
+        timeout_keep_alive=int(CONNECTION_SECONDS),
         timeout_graceful_shutdown=5,
     )
     try:

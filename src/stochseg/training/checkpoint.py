@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stochseg.data.reading import parse_json
 from stochseg.errors import InputError, RunError
 from stochseg.models.weights_file import read_weights, write_weights
 from stochseg.progress import say
@@ -108,7 +109,7 @@ def _read(folder: Path, mend: bool = False) -> tuple[dict[str, Tensor], dict[str
             continue
         try:
             tensors, metadata = read_weights(file)
-            numbers = json.loads(metadata["numbers"])
+            numbers = parse_json(metadata["numbers"])
             step = numbers["step"]
         except (InputError, KeyError, TypeError, ValueError) as error:
             reasons.append(str(error) if isinstance(error, InputError) else f"{file}: damaged ({error!r})")

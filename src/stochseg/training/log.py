@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stochseg.config import Config, to_plain
+from stochseg.data.reading import parse_json
 from stochseg.errors import InputError
 from stochseg.progress import SECONDS_BETWEEN_LINES, say
 
@@ -91,7 +92,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 def _whole(line: str) -> dict[str, float] | None:
     """The numbers of a line; None where a kill cut it off."""
     try:
-        found: dict[str, float] = json.loads(line)
+        found: dict[str, float] = parse_json(line)
     except ValueError:
         return None
     return found
