@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -340,6 +342,51 @@ def test_two_hundred_requests_of_twenty_clients(folder: Path) -> None:
         assert found[:20] == alone
         assert len({tuple(areas) for areas in found}) > 190
         assert memory() - before < 200_000  # kB
+    finally:
+        stopped(served)
+
+
+@pytest.mark.slow
+def test_connections_that_ask_nothing_do_not_keep_others_out(folder: Path) -> None:
+    """As many as may be open: silent ones, and others that never end their first line, or never send what they said."""
+    served = started(folder, "--token", "a-token-of-ours")
+    address = ("127.0.0.1", int(served.base.rpartition(":")[2]))
+    post = b"POST /api/drawings?name=a.png HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    open_ones: list[socket.socket] = []
+    try:
+        for number in range(256):
+            one = socket.create_connection(address)
+            one.sendall((b"", b"GET / HT", post)[number % 3])
+            open_ones.append(one)
+        assert served.ask("/api/info")[0] == 503
+        deadline = time.monotonic() + 60
+        while served.ask("/api/info", None, {"authorization": "Bearer a-token-of-ours"})[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(1)
+    finally:
+        for one in open_ones:
+            one.close()
+        stopped(served)
+
+
+@pytest.mark.slow
+def test_a_crowd_of_uploads_takes_little_memory(folder: Path) -> None:
+    """Forty times 30 MB that arrive together are 1.2 GB; a few are read at once, and the others wait."""
+    served = started(folder)
+    status = Path(f"/proc/{served.process.pid}/status")
+
+    def peak() -> int:
+        found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
+        assert found
+        return int(found[1])
+
+    try:
+        served.drawn("name=a.png", (folder / "one.png").read_bytes())
+        before = peak()
+        with ThreadPoolExecutor(40) as clients:
+            found = list(clients.map(lambda _: served.ask("/api/drawings?name=a.png", bytes(30 * 2**20)), range(40)))
+        assert [status for status, _ in found] == [400] * 40
+        assert peak() - before < 800_000  # kB
     finally:
         stopped(served)
 

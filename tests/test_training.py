@@ -139,13 +139,19 @@ def kill_and_compare(store: Path, folder: Path, kills: int, steps: int) -> Count
             time.sleep(chance.uniform(0, 0.1))
             deadline = time.monotonic() + 5
             aim = AIMS[kill // 2 % len(AIMS)] if kill % 2 else None
-            while aim and process.poll() is None and moment(run, start) != aim and time.monotonic() < deadline:
+            while (
+                aim
+                and process.poll() is None
+                and moment(run, start, time.time_ns()) != aim
+                and time.monotonic() < deadline
+            ):
                 pass
             assert process.poll() is None, "it ended before it could be killed"
+            now = time.time_ns()
             process.kill()
         assert process.wait() == (-signal.SIGKILL if kill < kills else 0)
         if kill < kills:
-            hit[moment(run, start)] += 1
+            hit[moment(run, start, now)] += 1
             reached = steps_done(run)
     assert same(weights(whole), weights(run))
     assert same(load_file(whole / "model/model.safetensors"), load_file(run / "model/model.safetensors"))
@@ -158,8 +164,12 @@ def kill_and_compare(store: Path, folder: Path, kills: int, steps: int) -> Count
 AIMS = ("writing a checkpoint", "validation", "writing the model", "right after a save")
 
 
-def moment(run: Path, start: int) -> str:
-    """Where a run that began at `start`, in nanoseconds, is, or was when it was killed."""
+RIGHT_AFTER = 20e6
+"""Nanoseconds; a step of these networks takes many times longer."""
+
+
+def moment(run: Path, start: int, now: int) -> str:
+    """Where a run that began at `start`, in nanoseconds, is `now`, when it is or was killed."""
 
     def begun(name: str) -> bool:
         try:
@@ -179,8 +189,8 @@ def moment(run: Path, start: int) -> str:
     if last["step"] % SMALL["validation.every"] == 0 and "val_ged" not in last:
         return "validation"
     saved = run / "checkpoint" / checkpoint.NAME
-    since = time.time_ns() - saved.stat().st_mtime_ns if saved.exists() else math.inf
-    return "right after a save" if since < 3e6 else "a step"
+    since = now - saved.stat().st_mtime_ns if saved.exists() else math.inf
+    return "right after a save" if since < RIGHT_AFTER else "a step"
 
 
 def steps_done(run: Path) -> int:

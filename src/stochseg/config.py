@@ -377,6 +377,8 @@ class Config:
     """auto: bfloat16 where the hardware gains by it."""
     device: str = "auto"
     """auto: a CUDA device where there is one, else the CPU; or a name such as cuda:1."""
+    deterministic: bool = False
+    """On a GPU: none but deterministic algorithms, slower, so that two runs have the same bits; a CPU needs none of it."""
     input: InputConfig = field(default_factory=InputConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     refinement: RefinementConfig = field(default_factory=RefinementConfig)

@@ -17,6 +17,7 @@ from stochseg.config import Crop
 from stochseg.data.batches import centre_crop_for, check_blackbox, in_order
 from stochseg.data.reading import parse_json
 from stochseg.data.store import Split, Store, label_fault, open_store
+from stochseg.determinism import deterministic_if_asked
 from stochseg.errors import InputError, OnError
 from stochseg.metrics.conventions import get_convention
 from stochseg.metrics.intervals import bootstrap_totals_interval
@@ -35,6 +36,7 @@ from stochseg.writable import check_writable
 EXAMPLES = 8
 
 
+@deterministic_if_asked
 @joined()
 def evaluate(
     run: str | Path,
@@ -51,6 +53,7 @@ def evaluate(
     calibration: nn.Module | None = None,
     blackbox: Callable[..., Any] | None = None,
     on_error: OnError = "stop",
+    deterministic: bool = False,
 ) -> dict[str, Any]:
     """Score a run on a split and write RUN/evaluation/SPLIT.json and SPLIT.npz; returns what the former holds.
 
@@ -74,6 +77,7 @@ def evaluate(
         blackbox: the segmenter that the model was built on; default: its predictions in the store.
         on_error: at an image whose labels cannot be used: stop, or skip, which lists each with its reason and ends with
             exit code 3.
+        deterministic: on a GPU, none but deterministic algorithms; a CPU needs none of it.
     """
     run, data = Path(run), Path(data)
     world = current()

@@ -17,6 +17,7 @@ from stochseg.data.map_files import check_bytes
 from stochseg.data.pixel_files import parse_window
 from stochseg.data.reading import parse_json
 from stochseg.data.store import sha256_of
+from stochseg.determinism import deterministic_if_asked
 from stochseg.errors import InputError, OnError
 from stochseg.metrics import class_frequencies
 from stochseg.models.precision import resolve_precision
@@ -43,6 +44,7 @@ class SampledFiles:
     kept: list[Path]
 
 
+@deterministic_if_asked
 @joined()
 def sample_files(
     run: str | Path,
@@ -63,6 +65,7 @@ def sample_files(
     overwrite: bool = False,
     resume: bool = False,
     on_error: OnError = "stop",
+    deterministic: bool = False,
 ) -> SampledFiles:
     """Draw samples of images in files and write OUT/IMAGE/ for each, IMAGE being the file's name without its suffix.
 
@@ -94,6 +97,7 @@ def sample_files(
         resume: keep what an earlier call left whole of these images, and go on with the others.
         on_error: at an image that cannot be read: stop, or skip, which lists each with its reason and ends with exit
             code 3.
+        deterministic: on a GPU, none but deterministic algorithms; a CPU needs none of it.
     """
     run, out = Path(run), Path(out)
     world = current()

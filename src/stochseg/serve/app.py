@@ -1,6 +1,7 @@
 """The addresses that the page asks: images in, facts and pictures out."""
 
 import functools
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,7 @@ def _careful(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
         try:
             return await handler(request)
         except InputError as error:
+            forget_frames(error)
             return answer(400, str(error))
         except _Gone:
             return answer(404, "drawn too long ago, and forgotten since; draw it again")
@@ -172,6 +174,13 @@ def _careful(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
             return answer(500, "something went wrong here; the terminal where stochseg runs says what")
 
     return careful
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of what was at hand where an error was raised: uploads would stay in memory until the next large sweep."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
 
 
 async def _body(request: Request) -> bytes:

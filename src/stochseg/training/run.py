@@ -15,6 +15,7 @@ from stochseg.config import BUDGETS, Config, to_plain
 from stochseg.data.batches import check_blackbox, check_crop, crop_size
 from stochseg.data.pixel_files import as_windows
 from stochseg.data.store import Store, open_store
+from stochseg.determinism import only_deterministic
 from stochseg.errors import InputError, NotFinite, SaidElsewhere
 from stochseg.metrics.conventions import get_convention
 from stochseg.models.calibrated import forget_calibrated
@@ -98,7 +99,8 @@ def _train(
                 held.enter_context(begun(run, to_plain(settings), resume))
         say(f"{'resuming' if resume else 'training'} in {run}: {len(store.split('train'))} images, {describe(trained)}")
         try:
-            run_training(trained, store, run, settings, resume_state, world, profile)
+            with only_deterministic(settings.deterministic):
+                run_training(trained, store, run, settings, resume_state, world, profile)
         except NotFinite:  # losses are those of all processes, so all are here, and one says it
             if world.first:
                 raise
