@@ -80,7 +80,7 @@ def test_a_small_page_is_carried_out(tmp_path: Path) -> None:
     assert "| *recorded* | .5 [.4, .6] | .6 | .7 |" in first.stdout
     (row,) = [row for row in results.rows_of(PAGE) if row.name == "lidc"]
     left = [results.to_do(words, tmp_path) for words in row.commands]
-    assert left == [None, ("train", *"--data stores/made --out runs/lidc --resume".split()), None]
+    assert left == [None, ("train", *["--data", "stores/made", "--out", "runs/lidc", "--resume"]), None]
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
