@@ -123,6 +123,15 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(run: Path, small
     assert same(weights(small_run), weights(run))
 
 
+def test_a_checkpoint_that_lost_its_sum_is_not_taken(run: Path) -> None:
+    """One bit in the name of the sum, and nothing would be compared."""
+    file = run / "checkpoint" / checkpoint.NAME
+    data = file.read_bytes()
+    assert data.count(b'"sha256"') == 1
+    file.write_bytes(data.replace(b'"sha256"', b'"sha257"'))
+    assert checkpoint.read_numbers(run / "checkpoint")["step"] == 5
+
+
 def test_no_whole_checkpoint_is_one_line(run: Path, tiny_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         (run / "checkpoint" / name).write_bytes(b"\x08" + bytes(20))

@@ -206,7 +206,9 @@ def test_sigterm_saves_and_ends_with_its_own_code(tiny_store: Path, tmp_path: Pa
     while steps_done(run) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.terminate()
+    asked = time.monotonic()
     _, stderr = process.communicate(timeout=30)
+    assert time.monotonic() - asked < 10
     assert process.returncode == 75
     assert "--resume" in stderr
     assert (run / "checkpoint" / checkpoint.NAME).is_file()

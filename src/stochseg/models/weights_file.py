@@ -25,10 +25,10 @@ def write_weights(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         os.fsync(stream.fileno())
 
 
-def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_weights(file: Path, ours: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file; InputError where it is damaged or does not fit its sum.
 
-    A file without a sum, of another program, is taken as it is.
+    A file without a sum, of another program, is taken as it is, unless it can only be of ours.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -39,6 +39,8 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, ValueError, MemoryError) as error:
         raise InputError(f"{file}: damaged or not readable ({error})") from error
     said = metadata.pop(SUM, None)
+    if said is None and ours:
+        raise InputError(f"{file}: damaged (its sha256 is not in it)")
     if said is not None and said != sum_of(tensors, metadata):
         raise InputError(f"{file}: damaged (its content does not fit its sha256)")
     return tensors, metadata

@@ -108,7 +108,7 @@ def _read(folder: Path, mend: bool = False) -> tuple[dict[str, Tensor], dict[str
         if not file.exists():
             continue
         try:
-            tensors, metadata = read_weights(file)
+            tensors, metadata = read_weights(file, ours=True)
             numbers = parse_json(metadata["numbers"])
             step = numbers["step"]
         except (InputError, KeyError, TypeError, ValueError) as error:
