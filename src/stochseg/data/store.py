@@ -12,7 +12,6 @@ opened is a store that was finished.
 """
 
 import hashlib
-import json
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
