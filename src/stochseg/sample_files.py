@@ -78,7 +78,8 @@ def sample_files(
         samples: samples of an image.
         seed: of the samples.
         draws: independent, or stratified: spread evenly over the noise, so that few samples stand for the distribution.
-        most_different: show this many of the samples, as different as they come, with the share each speaks for.
+        most_different: show this many of the samples, those that stand for all best (k-medoids under IoU), with the share of
+            samples that each speaks for.
         blackbox: for a model over a black box: a folder or archive of its predictions of these images, one PNG or NPY each,
             named alike; or the run of `stochseg blackbox train` that it came from.
         blackbox_ids: what the ids in these predictions are: auto, classes, labelIds or a YAML file of id: class.
@@ -257,7 +258,7 @@ def _sample_one(
         chosen = picked[0].cpu().numpy()
         facts["most_different"] = {"samples": chosen.tolist(), "shares": shares[0].tolist()}
         said = ", ".join(f"{100 * share:.0f} %" for share in shares[0].tolist())
-        notes.append(f"shown: the {different} most different of them, which stand for {said} of them")
+        notes.append(f"shown: {counted(different, 'sample')} that stand for {said} of them")
     if model.coverage:
         c = model.coverage
         facts["coverage"] = {
