@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stochseg.blackbox import answers_for
+from stochseg.data.dicom_seg import check_source
 from stochseg.data.image_files import Slices, list_images, name_of, read_slices
 from stochseg.data.map_files import check_bytes
 from stochseg.data.pixel_files import parse_window
@@ -85,7 +86,8 @@ def sample_files(
         blackbox_ids: what the ids in these predictions are: auto, classes, labelIds or a YAML file of id: class.
         tiles: how images larger than those of training are taken. auto: in overlapping tiles of the training size that
             share their noise; a side in pixels (a multiple of 16): in tiles of it; none: as a whole.
-        format: png or nifti write each sample into a file of its own too; nifti keeps the place in space.
+        format: png, nifti and dicom-seg write each sample into a file of its own too; nifti keeps the place in space,
+            dicom-seg, of DICOM images, refers to them.
         window: LOW,HIGH: values that are black and white, as in training; NIfTI of more than 8 bits needs it, DICOM files
             name one of their own.
         axis: of NIfTI files, along which their slices lie: 0, 1 or 2.
@@ -134,6 +136,8 @@ def sample_files(
             seen = answer(folder.name, _size(image.images))
             if seen is not None and image.is_volume:
                 raise InputError(f"{file}: a volume; models over a black box take images one by one, give its slices")
+            if format == "dicom-seg":
+                check_source(file, image.space.dicom)
         except InputError as error:
             failed[file] = error
             if on_error == "stop":
