@@ -1,9 +1,7 @@
 """Every command, script and link of README and docs is real: commands are parsed by their own parsers, as they stand.
 
-That they run is shown by test_docs_run.py.
-
-A page or command that is added is covered by itself: a line of code that calls stochseg must parse as it stands; a command
-inside a sentence may leave things out, but has no flag that does not exist.
+That they run on tiny data is shown by test_docs_run.py. A page or command that is added is covered by itself: a line of
+code that calls stochseg must parse; a command inside a sentence may leave things out, but has no flag that does not exist.
 """
 
 import ast

@@ -25,7 +25,6 @@ from .test_docs_commands import ROOT, Command, flags_of
 from .test_lidc import crops, lay_out
 from .test_parity_nets import PARITY
 
-QUICK_PAGES = ("README.md", "docs/index.md")
 BY_TESTS = {
     "docs/own-data.md": "test_docs_own_data.py",
     "make demo": "test_presets.py",
@@ -48,6 +47,8 @@ BY_NONE = {
     "srun": "needs a cluster's scheduler",
     "export ": "sets a variable of a cluster's job",
 }
+ALTERNATIVES = {"docs/blackbox.md": "stochseg blackbox train"}
+"""Where a page begins anew, with what it had at first: a second way to the same thing."""
 RENAMED = {
     "docs/blackbox.md": {"IMAGE": "street.png"},
     "docs/distributed.md": {"scans/": "scans"},
@@ -134,18 +135,18 @@ def carry_out_page(page: str, world: Path, folder: Path, sentences: bool) -> Non
     shutil.copytree(world, folder, dirs_exist_ok=True)
     for call in HERE:
         if call.page == page and (call.whole or sentences):
+            if str(call).startswith(ALTERNATIVES.get(page, "nothing")):
+                shutil.rmtree(folder / "stores")
+                shutil.copytree(world / "stores", folder / "stores")
             if "official" in str(call) and not PARITY.is_dir():
                 continue
             words = on_tiny_data(call, RENAMED.get(page, {}))
             assert carry_out(words, folder) == 0, f"{page}: {call}, as {' '.join(words)}"
 
 
-@pytest.mark.parametrize("page", QUICK_PAGES)
-def test_the_lines_of_the_first_pages_run(
-    page: str, world: Path, run: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lines_of_the_readme_run(world: Path, run: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    carry_out_page(page, world, tmp_path, sentences=False)
+    carry_out_page("README.md", world, tmp_path, sentences=False)
 
 
 @pytest.mark.slow
