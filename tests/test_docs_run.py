@@ -155,11 +155,14 @@ def test_every_page_runs(
     page: str,
     world: Path,
     run: None,
-    streets: None,
-    checkpoints: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    said = " ".join(str(call) for call in HERE if call.page == page)
+    for words, fixture in (("street", "streets"), ("cityscapes", "streets"), ("official", "checkpoints")):
+        if words in said:
+            request.getfixturevalue(fixture)
     monkeypatch.chdir(tmp_path)
     carry_out_page(page, world, tmp_path, sentences=True)
 
