@@ -54,7 +54,9 @@ class Call:
 
     @property
     def kind(self) -> str:
-        """The name of a command of stochseg, with the preset that it trains."""
+        """The name of a command of stochseg, with the preset that it trains; empty for another program."""
+        if "stochseg" not in self.words:
+            return ""
         words = self.words[self.words.index("stochseg") + 1 :]
         if words[0] in ("prepare", "blackbox"):
             return " ".join(words[:2])
