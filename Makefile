@@ -34,8 +34,8 @@ docs: .venv/.docs-ready
 	touch $@
 
 .venv/.ready: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,tensorboard,medical,serve,export,hub]'
-	touch $@ .venv/.demo-ready
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,tensorboard,medical,serve,export,hub,docs]'
+	touch $@ .venv/.demo-ready .venv/.docs-ready
 
 .venv/.docs-ready: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'

@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 
+from stochseg.data.store import open_store
+
+from .conftest import write_blobs
+from .test_tiles import small
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -62,3 +67,22 @@ def test_the_growth_curves_are_drawn(tmp_path: Path) -> None:
     found = results("growth.py", tmp_path / "growth.json", *options, "--out", str(tmp_path))["seconds"]
     assert found.keys() == {"samples", "size", "classes", "images"}
     assert {file.stem for file in tmp_path.glob("*.png")} == found.keys()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_tiles_runs(tmp_path: Path) -> None:
+    small().save(tmp_path / "run/model")
+    store = write_blobs(tmp_path / "store", {"val": 6}, size=64)
+    out = tmp_path / "out.json"
+    rows = results("tiles.py", out, str(tmp_path / "run"), "--data", str(store), "--samples", "2", "--out", str(out))
+    found = {row["way"]: row for row in rows["results"]}
+    assert list(found) == [
+        "the raters",
+        "the middle by itself",
+        "tiles of the training size",
+        "tiles of 48",
+        "the whole",
+    ]
+    labels = open_store(store).split("val").labels[:, :, 28:36, 28:36]  # a quarter of a tile's side, 32
+    assert found["the raters"]["middle"] == pytest.approx(labels.mean())
+    assert all(0 <= row["ged"] <= 2 for way, row in found.items() if way != "the raters")

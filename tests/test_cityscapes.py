@@ -22,14 +22,20 @@ SIZE = (64, 128)
 PAPER = {"train": ["aachen", "darmstadt", "monchengladbach", "ulm"], "val": ["frankfurt"], "test": ["berlin"]}
 
 
-def write_streets(root: Path, cities: dict[str, list[str]], kind: str = "labelIds", frames: int = 2) -> Path:
+def write_streets(
+    root: Path,
+    cities: dict[str, list[str]],
+    kind: str = "labelIds",
+    frames: int = 2,
+    size: tuple[int, int] = SIZE,
+) -> Path:
     """Scenes of blocks of 8x8 pixels: the image's first channel is the label value, so that both can be told to match."""
     values = np.array((*LABEL_IDS, 0), np.uint8) if kind == "labelIds" else np.array((*range(19), 255), np.uint8)
     rng = np.random.default_rng(0)
     for split, names in cities.items():
         for city in names:
             for n in range(frames):
-                blocks = values[rng.integers(len(values), size=(SIZE[0] // 8, SIZE[1] // 8))]
+                blocks = values[rng.integers(len(values), size=(size[0] // 8, size[1] // 8))]
                 label = blocks.repeat(8, 0).repeat(8, 1)
                 image = np.stack([label, label // 2, 255 - label], 2)
                 for folder, mark, pixels in (

@@ -1,35 +1,26 @@
-"""Every command, script and link of README and docs is real: commands are parsed by their own parsers, cheap ones run.
+"""Every command, script and link of README and docs is real: commands are parsed by their own parsers, as they stand.
 
-A page or command that is added is covered by itself: a line of code that calls stochseg must parse as it stands; a command
-inside a sentence may leave things out, but has no flag that does not exist.
+That they run on tiny data is shown by test_docs_run.py. A page or command that is added is covered by itself: a line of
+code that calls stochseg must parse; a command inside a sentence may leave things out, but has no flag that does not exist.
 """
 
 import ast
 import re
 import shlex
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import stochseg
 from stochseg import cli
 from stochseg.command_line import parse
-from stochseg.config import CalibrationConfig, RefinementConfig
-from stochseg.data.store import LESION_CLASSES
 from stochseg.errors import InputError
-from stochseg.models.car import CAR
 from stochseg.presets import load_config, study_of
-
-from .conftest import write_blobs
-from .own_data import make, save, write_raters
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -164,78 +155,6 @@ def test_commands_are_found_however_they_are_written() -> None:
         ("sample", False),
     }
     assert len(COMMANDS) > 60
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """What the paths of a documented command stand for in a test."""
-
-    store: Path
-    run: Path
-    scan: Path
-    maps: Path
-    source: Path
-
-    def exchange(self, flags: dict[str, Any], out: Path) -> dict[str, Any]:
-        """The same arguments on tiny data; what goes to `out` is written there."""
-        there: dict[str, Any] = {"data": self.store, "run": self.run, "source": self.source}
-        there |= {"labels": self.maps, "out": out}
-        changed = {name: value for name, value in there.items() if flags.get(name) is not None}
-        if isinstance(flags.get("images"), list):
-            changed["images"] = [str(self.scan)]
-        if isinstance(flags.get("samples"), list):  # folders to score
-            changed["samples"] = [str(self.maps)] * len(flags["samples"])
-        return flags | changed
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    base = tmp_path_factory.mktemp("documented")
-    store = write_blobs(base / "store", {"train": 6, "val": 12, "test": 6})
-    model = CAR(LESION_CLASSES, 1, (32, 32), CalibrationConfig(widths=(4, 8)), RefinementConfig(widths=(4, 8)))
-    model.save(base / "run" / "model")
-    maps = np.random.default_rng(0).integers(0, 2, (8, 4, 16, 16), np.uint8)
-    for number, of_image in enumerate(maps):
-        save(of_image, base / "maps" / f"{number}.npy")
-    scan = save(maps[0, 0] * 200, base / "scan.png")
-    return Tiny(store, base / "run", scan, base / "maps", write_raters(base / "mine", make(12, (32, 48))))
-
-
-CHEAP = {
-    "calibrate": {"coverage": 0.4},  # two patients to fit on allow no more
-    "evaluate": {"samples": 4},
-    "prepare ambiguous": {"images": 8, "val": 8, "test": 8},
-    "prepare folder": {},
-    "sample": {},
-    "score": {},
-}
-"""Commands that are run, with what must be smaller here."""
-NOT_HERE = {"--blackbox", "--csv", "--window", "--size", "--groups", "car-cityscapes"}
-"""Words that want other data than there is here; their own tests have it."""
-
-
-def name_of(command: Command) -> str:
-    return " ".join(command.words[: 2 if command.words[0] in ("prepare", "blackbox") else 1])
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_it_runs_on_tiny_data(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[dict[str, Any]] = []
-    folders = (tmp_path / str(number) / "out.json" for number in count())
-
-    def on_tiny_data(parser: Any, given: list[str], only_given: bool = False) -> dict[str, Any]:
-        flags = tiny.exchange(parse(parser, given, only_given) | CHEAP[name], next(folders))
-        if (new := {key: value for key, value in flags.items() if key != "out"}) in done:
-            raise Parsed(flags)
-        done.append(new)
-        return flags
-
-    monkeypatch.setattr(cli, "parse", on_tiny_data)
-    for command in COMMANDS:
-        if command.whole and name_of(command) == name and not NOT_HERE & set(command.words):
-            with suppress(Parsed):
-                assert cli.dispatch("stochseg", cli.COMMANDS, list(command.words)) == 0, command
-    assert done
 
 
 SCRIPT = re.compile(r"python ((?:examples|benchmarks)/\w+\.py)([^`\n|]*)")

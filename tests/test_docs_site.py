@@ -50,18 +50,27 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.slow
-def test_it_builds_and_stays_at_home(tmp_path: Path) -> None:
-    done = build(tmp_path)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs")
+    done = build(folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    site = tmp_path / "site"
+    return folder / "site"
+
+
+def test_it_builds_without_a_warning_and_loads_nothing_from_elsewhere(site: Path) -> None:
     api = (site / "api" / "index.html").read_text()
     for name in ("push_to_hub", "coverage_sets", "generalized_energy_distance", "BlackBox"):
         assert re.search(rf'<h\d id="[\w.]*{name}"', api), name
     for html in site.rglob("*.html"):
         loaded = re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="?(https?://[^">\s]+)', html.read_text())
         assert [url for url in loaded if "://www.w3.org" not in url] == [], html
+    for style in site.rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//", style.read_text()) == [], style
 
+
+@pytest.mark.slow
+def test_a_browser_asks_nobody_else_and_pages_fit_a_phone(site: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="`pip install playwright` lets a browser look at it")
     if CHROMIUM is None:
         pytest.skip("no Chromium; `apt-get install chromium` lets a browser look at it")
@@ -73,8 +82,8 @@ def test_it_builds_and_stays_at_home(tmp_path: Path) -> None:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": 844})
         page.on("request", lambda request: asked.append(request.url))
-        for name in ("", "api/", "metrics/", "results/"):
-            page.goto(home + name, wait_until="networkidle")
+        for name in pages_of(CONFIG["project"]["nav"]):
+            page.goto(home + name.replace("index.md", "").replace(".md", "/"), wait_until="networkidle")
             assert page.evaluate("document.documentElement.scrollWidth") <= WIDTH, name
             broken = "all => all.filter(each => each.complete && !each.naturalWidth).length"
             assert page.locator("article img").evaluate_all(broken) == 0, name
@@ -83,5 +92,8 @@ def test_it_builds_and_stays_at_home(tmp_path: Path) -> None:
     server.server_close()
     assert {url for url in asked if not url.startswith((home, "data:", "blob:"))} == set()
 
-    (tmp_path / "docs" / "hub.md").write_text("# Hub\n\n[nowhere](nowhere.md)\n")  # a broken link is an error
-    assert built_again(tmp_path).returncode != 0
+
+@pytest.mark.slow
+def test_a_broken_link_is_an_error(site: Path) -> None:
+    (site.parent / "docs" / "hub.md").write_text("# Hub\n\n[nowhere](nowhere.md)\n")
+    assert built_again(site.parent).returncode != 0

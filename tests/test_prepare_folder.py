@@ -1,6 +1,7 @@
 """`prepare folder`: the same store from every layout and format, all that is wrong told at once, nothing half-written."""
 
 import json
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -225,7 +226,11 @@ def test_palettes_and_few_bits_are_class_ids(tmp_path: Path) -> None:
 
 def test_masks_that_were_smoothed_are_refused(tmp_path: Path) -> None:
     smooth = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert "256 different values" in mistakes_of(labelled(tmp_path / "s", smooth))[0]
+    found = mistakes_of(labelled(tmp_path / "s", quarters(0, 1, 1, 0), smooth), splits="1")
+    assert len(found) == 1
+    assert re.search(
+        r"raters/a/1.png: 1 label of more than 64 different values, such as a mask that was resized", found[0]
+    )
     mixed = labelled(tmp_path / "m", quarters(0, 1, 1, 0), quarters(0, 255, 255, 0))
     assert "say in a YAML" in mistakes_of(mixed)[0]
 
@@ -467,6 +472,22 @@ def test_flags_that_do_not_fit(
     write_raters(tmp_path / "mine", MADE[:3])
     with pytest.raises(InputError, match=message):
         prepare_folder(**{"source": Path("mine"), "out": Path("store")} | options)
+
+
+def test_images_that_tie_groups_together_are_said_where_splits_stay_empty(tmp_path: Path) -> None:
+    write_raters(tmp_path / "s", MADE[:6])
+    save(MADE[0].image, tmp_path / "s/images/p1/copy.tif")
+    save(np.zeros((48, 64), np.uint8), tmp_path / "s/raters/ann/p1/copy.png")
+    assert mistakes_of(tmp_path / "s", splits="1/1") == [
+        "1 folder cannot fill the splits train/val, since those with the same picture stay together: add images, name "
+        "splits yourself, or ask for fewer with --splits 80/20"
+    ]
+
+
+def test_a_table_without_lines_is_said(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text("image,label\n")
+    with pytest.raises(InputError, match="all.csv: has no line below its first"):
+        prepare_folder(tmp_path, tmp_path / "store")
 
 
 def test_a_name_that_fits_two_images_is_in_doubt(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stochseg.blackbox import answers_for
+from stochseg.data.dicom_seg import check_source
 from stochseg.data.image_files import Slices, list_images, name_of, read_slices
 from stochseg.data.map_files import check_bytes
 from stochseg.data.pixel_files import parse_window
@@ -81,13 +82,15 @@ def sample_files(
         samples: samples of an image.
         seed: of the samples.
         draws: independent, or stratified: spread evenly over the noise, so that few samples stand for the distribution.
-        most_different: show this many of the samples, as different as they come, with the share each speaks for.
+        most_different: show this many of the samples, those that stand for all best (k-medoids under IoU), with the share of
+            samples that each speaks for.
         blackbox: for a model over a black box: a folder or archive of its predictions of these images, one PNG or NPY each,
             named alike; or the run of `stochseg blackbox train` that it came from.
         blackbox_ids: what the ids in these predictions are: auto, classes, labelIds or a YAML file of id: class.
         tiles: how images larger than those of training are taken. auto: in overlapping tiles of the training size that
             share their noise; a side in pixels (a multiple of 16): in tiles of it; none: as a whole.
-        format: png or nifti write each sample into a file of its own too; nifti keeps the place in space.
+        format: png, nifti and dicom-seg write each sample into a file of its own too; nifti keeps the place in space,
+            dicom-seg, of DICOM images, refers to them.
         window: LOW,HIGH: values that are black and white, as in training; NIfTI of more than 8 bits needs it, DICOM files
             name one of their own.
         axis: of NIfTI files, along which their slices lie: 0, 1 or 2.
@@ -137,6 +140,8 @@ def sample_files(
             seen = answer(folder.name, _size(image.images))
             if seen is not None and image.is_volume:
                 raise InputError(f"{file}: a volume; models over a black box take images one by one, give its slices")
+            if format == "dicom-seg":
+                check_source(file, image.space.dicom)
         except InputError as error:
             failed[file] = error
             if on_error == "stop":
@@ -261,7 +266,7 @@ def _sample_one(
         chosen = picked[0].cpu().numpy()
         facts["most_different"] = {"samples": chosen.tolist(), "shares": shares[0].tolist()}
         said = ", ".join(f"{100 * share:.0f} %" for share in shares[0].tolist())
-        notes.append(f"shown: the {different} most different of them, which stand for {said} of them")
+        notes.append(f"shown: {counted(different, 'sample')} that stand for {said} of them")
     if model.coverage:
         c = model.coverage
         facts["coverage"] = {

@@ -23,7 +23,7 @@ def read_rows(file: Path, flag: str, needed: Sequence[str]) -> list[tuple[int, d
         rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"{flag} {file}: cannot be read as CSV ({error}); give a text file {','.join(needed)}"
+            f"{flag} {file}: cannot be read as CSV ({error}); give a text file with the columns {','.join(needed)}"
         ) from error
     columns = [cell.strip() for cell in rows[0]] if rows else []
     if not set(needed) <= set(columns):

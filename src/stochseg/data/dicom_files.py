@@ -67,8 +67,7 @@ def _read_series(files: Sequence[Path]) -> Series:
         if one.get("SeriesInstanceUID") != sets[0].get("SeriesInstanceUID"):
             raise InputError(f"{files[0]} and {file}: of two series; put each series into a folder of its own")
     if len(sets) > 1:
-        order = np.argsort([_depth(one, file) for one, file in zip(sets, files)], kind="stable")
-        files, sets = [files[i] for i in order], [sets[i] for i in order]
+        files, sets = _by_place(files, sets)
         for i in range(1, len(sets)):
             if _depth(sets[i], files[i]) - _depth(sets[i - 1], files[i - 1]) < APART:
                 raise InputError(f"{files[i - 1]} and {files[i]}: two slices at one place; keep one of them")
@@ -80,8 +79,8 @@ def _read_series(files: Sequence[Path]) -> Series:
     return Series(np.concatenate(slices), _window(sets[0]), uids, _affine(sets))
 
 
-def open_dicom(file: Path, tags: Sequence[str] | None = None) -> Any:
-    """The data set of a file, or only some of its tags; InputError where it is none or damaged."""
+def open_dicom(file: Path, tags: Sequence[str] | None = None, pixels: bool = True) -> Any:
+    """The data set of a file, or only some of its tags, or all but its pixels; InputError where it is none or damaged."""
     try:
         pydicom = import_module("pydicom")
     except ImportError as error:
@@ -92,12 +91,18 @@ def open_dicom(file: Path, tags: Sequence[str] | None = None) -> Any:
         meta = pydicom.filereader.read_file_meta_info(file)
         if meta.get("TransferSyntaxUID") == DEFLATED:
             raise InputError(f"{file}: a deflated DICOM file, which may unpack to any size; store it uncompressed")
-        return pydicom.dcmread(file, stop_before_pixels=tags is not None, specific_tags=tags)
+        return pydicom.dcmread(file, stop_before_pixels=tags is not None or not pixels, specific_tags=tags)
     except InputError:
         raise
     except (OSError, ValueError, EOFError, KeyError, AttributeError, pydicom.errors.InvalidDicomError) as error:
         text = " ".join(str(error).split()).split(" Use force")[0]
         raise InputError(f"{file}: cannot be read as DICOM ({text}); copy it again") from error
+
+
+def read_headers(files: Sequence[Path]) -> list[Any]:
+    """The data sets of the files of a series without their pixels, in the order of `read_series`."""
+    sets = [open_dicom(file, pixels=False) for file in files]
+    return _by_place(files, sets)[1] if len(sets) > 1 else sets
 
 
 def read_segmentation(file: Path, size: tuple[int, int], uids: Sequence[str]) -> NDArray[np.uint8]:
@@ -219,6 +224,11 @@ def _axes(one: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[n
         return None
     axes = np.asarray(orientation, np.float64)
     return np.asarray(position, np.float64), axes[:3], axes[3:]
+
+
+def _by_place(files: Sequence[Path], sets: Sequence[Any]) -> tuple[list[Path], list[Any]]:
+    order = np.argsort([_depth(one, file) for one, file in zip(sets, files)], kind="stable")
+    return [files[i] for i in order], [sets[i] for i in order]
 
 
 def _depth(one: Any, file: Path) -> float:

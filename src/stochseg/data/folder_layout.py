@@ -35,6 +35,8 @@ def find_layout(source: Path, table: Path | None = None) -> Layout:
         raise InputError(f"--source {source}: {what}")
     table = table or _table_in(source)
     rows = read_rows(table, "--csv", ["image"]) if table else []
+    if table and not rows:
+        raise InputError(f"--csv {table}: has no line below its first; add a line a label, or remove the file")
     if table and rows and "label" in rows[0][1]:
         found = of_table(source, table, rows)
     else:

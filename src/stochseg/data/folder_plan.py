@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from stochseg.data.folder_classes import ClassTable, read_classes, understand_classes
+from stochseg.data.folder_classes import MOST, ClassTable, read_classes, understand_classes
 from stochseg.data.folder_fit import Fit, Size, places, sizes_in_words
 from stochseg.data.folder_items import Item, Layout, Slices
 from stochseg.data.folder_rows import Recipe
-from stochseg.data.folder_scan import Facts, ImageFacts, as_colours
+from stochseg.data.folder_scan import Facts, ImageFacts, LabelFacts, as_colours
 from stochseg.data.map_files import suffix_of
 from stochseg.data.pixel_files import DICOM, NIFTI, Windows, parse_window
 from stochseg.data.splits import SPLIT_NAMES, split_by_group
@@ -111,7 +111,17 @@ def _classes(source: Path, file: Path | None, facts: Sequence[Facts], mistakes: 
     colours = any(label.colours for label in labels)
     there = file or (source / CLASSES_FILE if (source / CLASSES_FILE).is_file() else None)
     specs = read_classes(there) if there else None
-    maps = {values for one in facts for values in all_values(one, colours)}
+    smooth = [] if specs else [label for label in labels if len(frozenset().union(*label.slices)) > MOST]
+    if smooth:
+        mistakes.append(
+            f"{some([label.file for label in smooth])}: {counted(len(smooth), 'label')} of more than {MOST} different "
+            "values, such as a mask that was resized with interpolation or saved as JPEG; threshold it, or name the "
+            "classes in a YAML"
+        )
+        labels = [label for label in labels if label not in smooth]
+    if not labels:
+        return NO_CLASSES
+    maps = {values for label in labels for values in values_of(label, colours)}
     try:
         table = understand_classes(maps, colours, specs, there.name if there else "")
     except InputError as error:
@@ -214,9 +224,10 @@ def _splits(
     if not items:
         return {}
     if len(set(together)) < len(shares):
+        tied = ", since those with the same picture stay together" if len(set(together)) < len(leader) else ""
         plan.mistakes.append(
-            f"{counted(len(set(together)), plan.layout.groups)} cannot fill the splits {'/'.join(shares)}: add images, "
-            "name splits yourself, or ask for fewer with --splits 80/20"
+            f"{counted(len(set(together)), plan.layout.groups)} cannot fill the splits {'/'.join(shares)}{tied}: add "
+            "images, name splits yourself, or ask for fewer with --splits 80/20"
         )
         return {}
     return dict(zip((item.name for item in items), split_by_group(together, shares, seed)))
@@ -280,13 +291,9 @@ def slice_values(s: int, facts: Facts, table: ClassTable) -> list[frozenset[int]
     return [values for values in repacked if values != {table.missing}]
 
 
-def all_values(facts: Facts, colours: bool) -> list[frozenset[int]]:
-    """The values in each slice of each rater."""
-    return [
-        as_colours(values) if colours and not label.colours else values
-        for label in facts.labels.values()
-        for values in label.slices
-    ]
+def values_of(label: LabelFacts, colours: bool) -> list[frozenset[int]]:
+    """The values in each slice of a label."""
+    return [as_colours(values) if colours and not label.colours else values for values in label.slices]
 
 
 def _marked(s: int, facts: Facts, plan: Plan) -> bool:

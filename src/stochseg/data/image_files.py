@@ -124,7 +124,8 @@ def read_slices(file: Path, channels: int, windows: Windows = None, axis: int = 
         raise InputError(f"{file}: the image is {has}, this model takes images that are {wanted}; convert it")
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32))
     images.div_(DEEPEST.get(pixels.dtype, 1)).mul_(2).sub_(1)
-    place = Space(found.affine, "RAS", axis) if kind in NIFTI else Space(found.affine)
+    own = tuple(files) if kind in DICOM else ()
+    place = Space(found.affine, "RAS", axis) if kind in NIFTI else Space(found.affine, dicom=own)
     return Slices(images, place, window)
 
 

@@ -15,11 +15,12 @@ from stochseg.errors import InputError
 class Space:
     """affine: [4 4] from (slice, row, column) to millimetres, None where the file does not say. axes: which way these
     point, to the left, back and head (DICOM), or to the right, front and head (NIfTI). axis: of a NIfTI file, along
-    which its slices lie."""
+    which its slices lie. dicom: the files of the series, where it is one."""
 
     affine: NDArray[np.float64] | None = None
     axes: Literal["LPS", "RAS"] = "LPS"
     axis: int | None = None
+    dicom: tuple[Path, ...] = ()
 
     @property
     def pixel_mm2(self) -> float | None:

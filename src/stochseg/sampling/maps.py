@@ -1,8 +1,9 @@
 """Samples as files that other programs read, beside samples.npz:
 
-png      samples/0001.png, ... with a palette: values are class ids, colours those of the classes; of a volume
-         samples/0001/0001.png, ... by sample and slice
-nifti    samples/0001.nii.gz, ... on the grid of the image, with mean.nii.gz (P(not background)) and entropy.nii.gz
+png        samples/0001.png, ... with a palette: values are class ids, colours those of the classes; of a volume
+           samples/0001/0001.png, ... by sample and slice
+nifti      samples/0001.nii.gz, ... on the grid of the image, with mean.nii.gz (P(not background)) and entropy.nii.gz
+dicom-seg  samples/0001.dcm, ... one SEG a sample, and mean.dcm, the share of samples with each class: data/dicom_seg.py
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from stochseg.data.dicom_seg import write_segmentations
 from stochseg.data.space import Space, write_nifti
 from stochseg.data.store import ClassInfo
 from stochseg.report.panels import normalised_entropy
 
-MapFormat = Literal["npz", "png", "nifti"]
+MapFormat = Literal["npz", "png", "nifti", "dicom-seg"]
 
 
 def write_maps(
@@ -31,6 +33,8 @@ def write_maps(
     """Write maps [n s h w] below a folder. mean: [k s h w]; npz: nothing, they are in samples.npz already."""
     if format == "npz":
         return
+    if format == "dicom-seg":
+        return write_segmentations(folder, maps, mean, classes, space.dicom)
     place = folder / "samples"
     place.mkdir()
     for number, one in enumerate(maps, 1):

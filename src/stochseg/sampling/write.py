@@ -1,7 +1,7 @@
 """What `stochseg sample` leaves of one image: a folder that appears when it is whole.
 
-    samples.npz     maps uint8 [n h w]; chosen int [m], the numbers of the most different ones, where asked for
-    samples/        the same as PNG or NIfTI, where asked for: maps.py
+    samples.npz     maps uint8 [n h w]; chosen int [m], the numbers of those that stand for all, where asked for
+    samples/        the same as PNG, NIfTI or DICOM-SEG, where asked for: maps.py
     marginals.npz   q, mean float32 [k h w]: of the calibration network, and of the samples; coverage bool [k h w]
     mean.png        P(not background), white for 1; for more than two classes their colours mixed by probability
     entropy.png     of the mean, white where all classes are alike

@@ -24,14 +24,14 @@ from stochseg.sampling.maps import map_picture
 
 MOST_SAMPLES = 64
 HYPOTHESES = 6
-"""Samples that are shown large, as different as they come."""
+"""Samples that are shown large, those that stand for all best."""
 KEPT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Drawing:
     """image: float32 [1 c h w]; z: [1 n z], its noise field included where the image is in tiles; maps: uint8 [n h w];
-    q, mean: float32 [k h w]; chosen: numbers of the most different samples; shares: the part of samples that each
+    q, mean: float32 [k h w]; chosen: numbers of the samples that stand for all best; shares: the part that each
     stands for."""
 
     name: str
@@ -76,8 +76,7 @@ def draw(model: Segmenter, image: Tensor, name: str, samples: int, seed: int) ->
     z = z if tiling is None else tiling.widened(z)
     maps = model.sample(image[None], z=z, tile="auto")
     picked, shares = choose.most_different(maps, min(HYPOTHESES, samples), len(model.classes))
-    order = shares[0].argsort(descending=True, stable=True)
-    order = order[shares[0][order] > 0]  # where few differ, the rest repeats them
+    count = int((shares[0] > 0).sum())  # where few differ, the rest repeats them
     return Drawing(
         name,
         image[None],
@@ -86,8 +85,8 @@ def draw(model: Segmenter, image: Tensor, name: str, samples: int, seed: int) ->
         maps[0].cpu().numpy(),
         model.probabilities(image[None], tile="auto")[0].cpu().numpy(),
         class_frequencies(maps, len(model.classes))[0].float().cpu().numpy(),
-        picked[0][order].tolist(),
-        shares[0][order].tolist(),
+        picked[0][:count].tolist(),
+        shares[0][:count].tolist(),
         None if tiling is None else (tiling.rows.tile, tiling.columns.tile),
     )
 
@@ -106,7 +105,7 @@ def between(model: Segmenter, drawing: Drawing, one: int, other: int, part: floa
 
 
 def as_npz(drawing: Drawing) -> bytes:
-    """Maps, q, mean and the most different samples, named as `stochseg sample` names them."""
+    """Maps, q, mean and the samples that stand for all, named as `stochseg sample` names them."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer, maps=drawing.maps, q=drawing.q, mean=drawing.mean, chosen=np.array(drawing.chosen), seed=drawing.seed

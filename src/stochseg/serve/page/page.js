@@ -124,7 +124,7 @@ function lay() {
   $("view").querySelector(".over").hidden = true; // that of the image before
   $("grid").replaceChildren(...drawing.hypotheses.map((h) => card(h.sample, h.share)));
   $("every").replaceChildren(...Array.from({ length: drawing.samples }, (_, i) => card(i)));
-  $("counted").textContent = `the most different of ${drawing.samples} samples, and the share that each speaks for`;
+  $("counted").textContent = `samples that stand for all ${drawing.samples}, and the share that each speaks for`;
   for (const id of ["one", "other"]) {
     $(id).replaceChildren(...Array.from({ length: drawing.samples }, (_, i) => node("option", { value: i }, `sample ${i + 1}`)));
   }
