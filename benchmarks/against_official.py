@@ -26,8 +26,8 @@ from stochseg import metrics
 from stochseg.config import Config
 from stochseg.data.batches import Batch
 from stochseg.models.car import CAR
+from stochseg.models.class_maps import one_hot_maps
 from stochseg.models.precision import resolve_device, resolve_precision
-from stochseg.models.segmenter import one_hot_maps
 from stochseg.presets import load_config
 from stochseg.processes import World
 from stochseg.training.distributed import Exchange

@@ -16,7 +16,7 @@ from stochseg.config import ObjectiveConfig
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import Statistic, get_convention
 from stochseg.metrics.flips import flip_distances
-from stochseg.models.segmenter import one_hot_maps
+from stochseg.models.class_maps import one_hot_maps
 from stochseg.objectives.calibration import mask_ignored
 from stochseg.objectives.energy import (
     KERNELS,

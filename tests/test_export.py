@@ -20,8 +20,9 @@ from stochseg.config import BaselineConfig, CalibrationConfig, RefinementConfig
 from stochseg.errors import InputError, RunError
 from stochseg.export import export
 from stochseg.models.car import CAR
+from stochseg.models.class_maps import one_hot_maps
 from stochseg.models.padding import _reflected, pad_to_multiple
-from stochseg.models.segmenter import Segmenter, one_hot_maps
+from stochseg.models.segmenter import Segmenter
 
 ROOT = Path(__file__).parents[1]
 FIXED = ((1, 1, 32, 32), (3, 5, 32, 32))

@@ -17,7 +17,8 @@ from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
 from stochseg.metrics.conventions import get_convention
 from stochseg.models.car import CAR
-from stochseg.models.segmenter import Segmenter, one_hot_maps
+from stochseg.models.class_maps import one_hot_maps
+from stochseg.models.segmenter import Segmenter
 from stochseg.report.page import write_report
 from stochseg.report.table import scores_table
 from stochseg.scoring.split_scores import score_split

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from stochseg.errors import InputError
 from stochseg.models import segnet as segnet_module
 from stochseg.models.blocks import to_blocks, to_pixels
+from stochseg.models.class_maps import class_maps
 from stochseg.models.convnet import ConvNet, NoCalibration
 from stochseg.models.discriminator import PixelDiscriminator, PooledDiscriminator, probability
 from stochseg.models.film import FilmRefinement
 from stochseg.models.interfaces import Choice
 from stochseg.models.padding import pad_to_multiple
 from stochseg.models.refinement import Refinement
-from stochseg.models.segmenter import class_maps
 from stochseg.models.segnet import SegNet, load_imagenet_weights
 from stochseg.models.unet import UNet
 

@@ -14,8 +14,9 @@ from stochseg.data.saved_predictions import Answer, Ids, Predictions, decode_ans
 from stochseg.data.store import SOFT_STEPS, Split, open_store
 from stochseg.errors import InputError
 from stochseg.evaluation import check_fit
+from stochseg.models.class_maps import class_maps
 from stochseg.models.precision import resolve_device
-from stochseg.models.segmenter import Segmenter, class_maps, load
+from stochseg.models.segmenter import Segmenter, load
 from stochseg.progress import say, track
 from stochseg.wording import counted, some
 

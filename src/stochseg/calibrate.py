@@ -34,8 +34,8 @@ from stochseg.metrics import (
 from stochseg.metrics.coverage import conformal_level, coverage_order, covered_shares, covering_levels
 from stochseg.models.calibrated import NAME, Calibrated, Coverage
 from stochseg.models.car import CAR
+from stochseg.models.model_files import model_folder
 from stochseg.models.precision import resolve_device, resolve_precision
-from stochseg.models.segmenter import model_folder
 from stochseg.models.temperature import check_temperature, fit_temperature
 from stochseg.progress import say, track
 from stochseg.sampling.latents import latents

@@ -21,8 +21,9 @@ from stochseg.determinism import deterministic_if_asked
 from stochseg.errors import InputError, OnError
 from stochseg.metrics.conventions import get_convention
 from stochseg.metrics.intervals import bootstrap_totals_interval
+from stochseg.models.model_files import model_folder
 from stochseg.models.precision import resolve_precision
-from stochseg.models.segmenter import Segmenter, model_folder
+from stochseg.models.segmenter import Segmenter
 from stochseg.models.weights_file import sum_in
 from stochseg.processes import current, joined
 from stochseg.progress import say

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from stochseg.errors import InputError, RunError
 from stochseg.graph import Graph, Inputs, Output, read_onnx, read_torch, traced, write_onnx, write_torch
-from stochseg.models.segmenter import Segmenter, class_maps, load, one_hot_maps
+from stochseg.models.class_maps import class_maps, one_hot_maps
+from stochseg.models.segmenter import Segmenter, load
 from stochseg.writable import check_writable
 
 Format = Literal["onnx", "torch"]

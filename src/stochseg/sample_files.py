@@ -21,8 +21,9 @@ from stochseg.data.store import sha256_of
 from stochseg.determinism import deterministic_if_asked
 from stochseg.errors import InputError, OnError
 from stochseg.metrics import class_frequencies
+from stochseg.models.model_files import model_folder
 from stochseg.models.precision import resolve_precision
-from stochseg.models.segmenter import Segmenter, load, model_folder
+from stochseg.models.segmenter import Segmenter, load
 from stochseg.processes import current, joined
 from stochseg.progress import say, track
 from stochseg.sampling import choose

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from stochseg.config import BaselineConfig, to_plain
 from stochseg.data.store import ClassInfo
-from stochseg.models.segmenter import Segmenter, as_tuples, class_maps, classes_of
+from stochseg.models.class_maps import class_maps
+from stochseg.models.model_files import as_tuples, classes_of
+from stochseg.models.segmenter import Segmenter
 from stochseg.objectives.targets import Targets
 from stochseg.sampling.sample import PIXELS_AT_ONCE
 from stochseg.sampling.tiling import Tile

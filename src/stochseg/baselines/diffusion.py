@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stochseg.baselines.baseline import Baseline
 from stochseg.baselines.time_unet import TimeUNet
 from stochseg.config import BaselineConfig
-from stochseg.models.segmenter import one_hot_maps
+from stochseg.models.class_maps import one_hot_maps
 from stochseg.objectives.targets import Targets
 from stochseg.sampling.noise import generators_of
 

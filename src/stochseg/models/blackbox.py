@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from stochseg.data.store import UNKNOWN
 from stochseg.errors import InputError
+from stochseg.models.class_maps import class_maps, one_hot_maps
 from stochseg.models.padding import pad_to_multiple
-from stochseg.models.segmenter import class_maps, one_hot_maps
 
 Output = Literal["auto", "logits", "probabilities"]
 SUM_TOLERANCE = 0.02

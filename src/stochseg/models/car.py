@@ -13,8 +13,10 @@ from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.models.blackbox import BlackBox, as_seen, with_seen
 from stochseg.models.build import build_calibration, build_discriminator, build_refinement
+from stochseg.models.class_maps import one_hot_maps
 from stochseg.models.interfaces import RefinementNet
-from stochseg.models.segmenter import Segmenter, as_tuples, classes_of, one_hot_maps
+from stochseg.models.model_files import as_tuples, classes_of
+from stochseg.models.segmenter import Segmenter
 from stochseg.models.temperature import temper
 from stochseg.sampling.sample import decode_in_chunks
 from stochseg.sampling.tiles import draw_tiled, tiled_marginals

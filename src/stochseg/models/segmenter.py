@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,15 +22,14 @@ from stochseg.data.reading import parse_json
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.models.calibrated import Calibrated, Coverage, forget_calibrated, read_calibrated
+from stochseg.models.model_files import load_weights, model_folder, numbered_classes
 from stochseg.models.precision import autocast, resolve_precision
 from stochseg.models.temperature import check_temperature
-from stochseg.models.weights_file import read_weights, write_weights
+from stochseg.models.weights_file import write_weights
 from stochseg.sampling.tiling import Tile, Tiling, tiling_of
 
 FORMAT = "stochseg-model"
 VERSION = 1
-FEW_CLASSES = 8
-"""Up to so many classes `class_maps` compares them one by one."""
 METHODS = {
     "car": "stochseg.models.car.CAR",
     "deterministic": "stochseg.baselines.deterministic.Deterministic",
@@ -352,83 +351,6 @@ def load(
     return Segmenter.load(path, precision, device, calibration, blackbox)
 
 
-def numbered_classes(count: int) -> list[ClassInfo]:
-    """Classes without names: 'class 0', 'class 1', ... in well separated colours."""
-    import colorsys
-
-    def color(index: int) -> tuple[int, int, int]:
-        r, g, b = colorsys.hsv_to_rgb(0.61803 * index % 1, 0.7, 0.9)
-        return (round(255 * r), round(255 * g), round(255 * b)) if index else (0, 0, 0)
-
-    return [ClassInfo(f"class {i}", color(i)) for i in range(count)]
-
-
-def one_hot_maps(maps: Tensor, classes: int) -> Tensor:
-    """Integer maps [... h w] to float32 [... k h w]; a value outside the classes (a missing rater's 255) is all zero."""
-    ids = torch.arange(classes, device=maps.device, dtype=maps.dtype)
-    return (maps.unsqueeze(-3) == ids[:, None, None]).float()
-
-
-def class_maps(soft: Tensor) -> Tensor:
-    """The likeliest class of each pixel, uint8 [... h w], of logits or probabilities [... k h w]; the first of equals.
-
-    For few classes pixels are compared class by class: `argmax` over an inner axis takes 50 times as long on a CPU, and
-    `max` less than that.
-    """
-    k = soft.shape[-3]
-    if k > FEW_CLASSES:
-        return soft.max(-3).indices.to(torch.uint8)
-    best, found = (
-        soft.select(-3, 0),
-        torch.zeros(soft.shape[:-3] + soft.shape[-2:], dtype=torch.uint8, device=soft.device),
-    )
-    for c in range(1, k):
-        one = soft.select(-3, c)
-        found = torch.where(one > best, torch.full_like(found, c), found)
-        best = torch.maximum(best, one)
-    return found
-
-
-def model_folder(path: Path) -> Path:
-    """The folder with config.json and model.safetensors of a run directory or an exported folder."""
-    for folder in (path / "model", path):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return folder
-    if not path.exists():
-        raise InputError(f"{path}: no such run; train one with `stochseg train --out {path}`")
-    if not path.is_dir() or (path / "index.json").is_file():
-        kind = "store" if path.is_dir() else "file"
-        raise InputError(f"{path}: is a {kind}, no run; give the folder of a run or of an exported model")
-    raise InputError(f"{path}: holds no model yet; let the training reach its first validation, or train again")
-
-
-def load_weights(networks: nn.Module, file: Path) -> None:
-    """Load a safetensors file into the networks; InputError names what is missing, unknown or of another shape."""
-    try:
-        state, _ = read_weights(file)
-    except InputError as error:
-        raise InputError(f"{error}; copy or train the model again") from error
-    own = networks.state_dict()
-    wrong = sorted(
-        name
-        for name in own.keys() | state.keys()
-        if name not in own or name not in state or own[name].shape != state[name].shape
-    )
-    if wrong:
-        raise InputError(f"{file}: does not fit its config.json at {_few(wrong)}")
-    networks.load_state_dict(state)
-
-
-def _few(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def as_tuples(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a config, whose lists were tuples before they were JSON."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
-
-
 def _check_facts(facts: Mapping[str, Any]) -> None:
     """ValueError where what every method's facts have in common is no plain number or text."""
     whole = [facts["channels"], *facts["size"]]
@@ -437,8 +359,3 @@ def _check_facts(facts: Mapping[str, Any]) -> None:
     for c in facts["classes"]:
         if len(c["color"]) != 3 or not all(type(n) is int and 0 <= n <= 255 for n in c["color"]):
             raise ValueError(f"color {c['color']!r}")
-
-
-def classes_of(facts: Mapping[str, Any]) -> list[ClassInfo]:
-    """The classes that facts describe."""
-    return [ClassInfo(c["name"], tuple(c["color"])) for c in facts["classes"]]

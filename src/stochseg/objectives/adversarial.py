@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stochseg.models.segmenter import class_maps, one_hot_maps
+from stochseg.models.class_maps import class_maps, one_hot_maps
 from stochseg.objectives.pixels import full_precision
 
 LOG_FLOOR = math.log(1e-7)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stochseg.data.store import MISSING_RATER
-from stochseg.models.segmenter import one_hot_maps
+from stochseg.models.class_maps import one_hot_maps
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import CONVENTIONS
 from stochseg.models.calibrated import read_calibrated
-from stochseg.models.segmenter import model_folder
+from stochseg.models.model_files import model_folder
 from stochseg.report.calibration import calibration_sentences
 from stochseg.report.figures import DARK, FEW_OBSERVATIONS, Plot
 from stochseg.report.panels import ENTROPY_COLORS, PROBABILITY_COLORS, png_bytes

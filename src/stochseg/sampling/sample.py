@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from stochseg.models.class_maps import class_maps
 from stochseg.models.interfaces import RefinementNet
-from stochseg.models.segmenter import class_maps
 
 PIXELS_AT_ONCE = 2**21
 """Pixels of all samples that the refinement network works on at once; 64x64: 512 samples."""

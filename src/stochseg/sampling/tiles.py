@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from stochseg.models.class_maps import class_maps
 from stochseg.models.interfaces import RefinementNet
-from stochseg.models.segmenter import class_maps
 from stochseg.sampling.sample import PIXELS_AT_ONCE
 from stochseg.sampling.tiling import Tiling
 

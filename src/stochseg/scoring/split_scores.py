@@ -18,7 +18,8 @@ from stochseg.metrics.calibration import ReliabilityCounts, class_frequencies, r
 from stochseg.metrics.conventions import Convention, Flip
 from stochseg.metrics.matching import check_counts
 from stochseg.metrics.raters import raters_reference
-from stochseg.models.segmenter import Segmenter, class_maps
+from stochseg.models.class_maps import class_maps
+from stochseg.models.segmenter import Segmenter
 from stochseg.progress import track
 from stochseg.sampling.latents import Draws, latents
 from stochseg.scoring.reference_answers import draws_from_modes, independent_pixels, mode_scores, modes_of

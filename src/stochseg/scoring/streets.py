@@ -15,7 +15,7 @@ from stochseg.metrics.flip_shares import flip_coherence, flip_pixels
 from stochseg.metrics.intervals import bootstrap_interval, bootstrap_totals_interval
 from stochseg.metrics.modes import expected_total_variation, mode_total_variation
 from stochseg.metrics.overlap import class_overlaps
-from stochseg.models.segmenter import class_maps
+from stochseg.models.class_maps import class_maps
 
 Arrays = dict[str, NDArray[np.float64]]
 SOURCES = ("q", "samples")

@@ -9,9 +9,9 @@ from stochseg.baselines.baseline import Baseline
 from stochseg.config import ObjectiveConfig
 from stochseg.data.batches import Batch
 from stochseg.models.blackbox import with_seen
+from stochseg.models.class_maps import class_maps, one_hot_maps
 from stochseg.models.interfaces import Choice
 from stochseg.models.precision import autocast
-from stochseg.models.segmenter import class_maps, one_hot_maps
 from stochseg.objectives.adversarial import straight_through
 from stochseg.objectives.calibration import mask_ignored
 from stochseg.objectives.energy import (

@@ -20,7 +20,8 @@ from stochseg.errors import InputError, NotFinite, SaidElsewhere
 from stochseg.metrics.conventions import get_convention
 from stochseg.models.calibrated import forget_calibrated
 from stochseg.models.car import CAR
-from stochseg.models.segmenter import Segmenter, load_weights, method_class
+from stochseg.models.model_files import load_weights
+from stochseg.models.segmenter import Segmenter, method_class
 from stochseg.presets import load_config
 from stochseg.processes import World, joined
 from stochseg.progress import say
