@@ -36,6 +36,7 @@ BY_TESTS = {
     "python examples/monai_sliding_window.py": "test_examples.py",
     "python examples/smp_network.py": "test_examples.py",
     "python examples/scores.py": "test_docs_metrics.py",
+    "python benchmarks/results.py": "test_results.py",
     "python benchmarks/": "test_benchmarks.py",
 }
 """What other tests carry out: a page, or how a command begins, or a word in it."""
@@ -57,6 +58,7 @@ RENAMED = {
 
 
 def begins(call: Call, names: dict[str, str]) -> str | None:
+    """The first of the names that the call begins with, or has as a word or as its page."""
     return next((name for name in names if name in (call.page, *call.words) or str(call).startswith(name)), None)
 
 
@@ -173,7 +175,7 @@ def test_none_is_forgotten_and_no_exception_is_stale() -> None:
         assert any(begins(call, {name: ""}) for call in EVERY), f"{name}: no page has it any more"
         test = (ROOT / "tests" / file).read_text()
         for call in EVERY:
-            if begins(call, {name: ""}):
+            if begins(call, BY_TESTS) == name:
                 assert all(script.split("/")[1] in test for script in scripts_of(call.words)), f"{file}: {call}"
     for name in BY_NONE:
         assert any(begins(call, {name: ""}) for call in EVERY), f"{name}: no page has it any more"
