@@ -68,7 +68,7 @@ def works_of(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--presets", nargs="+", default=["lidc", "demo", "lidc-paper"])
+    parser.add_argument("--presets", nargs="+", default=["lidc", "demo"])
     parser.add_argument("--images", type=int, default=1000, help="of the store that is made")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
