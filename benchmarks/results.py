@@ -24,6 +24,8 @@ LINE_OF = {
     "lidc": "`lidc`, 20 minutes",
     "lidc30": "`lidc`, 3,140 steps",
     "lidc-paper64": "the paper's losses, 20 minutes",
+    "ssn": "stochastic segmentation networks",
+    "punet": "Probabilistic U-Net",
     "demo": "this model, 3 minutes",
 }
 """How the line of a run begins in the tables of the page."""
@@ -69,8 +71,10 @@ def _rows_of_section(section: str, all_ours: Sequence[Words]) -> Iterator[Row]:
             run = value(words, "--out")
             begins = LINE_OF.get(Path(run).name)
             found = (line for line in lines if begins and line[""].strip("*").startswith(begins))
-            judged = evaluations.get(run) or _judged(run, words, ours)
-            yield Row(Path(run).name, (*_before(words, all_ours), words, judged), Path(run), next(found, {}))
+            steps = (*_before(words, all_ours), words)
+            if value(words, "--data"):  # a study has data of its own, and judges itself
+                steps = (*steps, evaluations.get(run) or _judged(run, words, ours))
+            yield Row(Path(run).name, steps, Path(run), next(found, {}))
     for words in ours:
         if words[0] == "calibrate":
             yield Row(f"{Path(words[1]).name}-calibrate", (*_before(words, all_ours), words))

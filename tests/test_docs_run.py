@@ -71,7 +71,7 @@ def is_mention(call: Call) -> bool:
         flags_of(Command(call.page, words, whole=True))
     except (InputError, IndexError):
         return True
-    return len(words) == 1
+    return len(words) <= 1
 
 
 LINES = {call.words for call in EVERY if call.whole}
