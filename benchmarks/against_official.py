@@ -9,7 +9,6 @@ the image to n maps, calibration and refinement; scores are GED and matched IoU 
 agree. Without --official the other side is a plain version of the same schedule (`plain.py`), and the table says so.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from measuring import interleaved, machine, medians, write
+from measuring import begun, interleaved, machine_line, medians, new_parser, write
 from official_code import load_official
 from plain import PlainTraining
 from stochseg import metrics
@@ -27,7 +26,7 @@ from stochseg.config import Config
 from stochseg.data.batches import Batch
 from stochseg.models.car import CAR
 from stochseg.models.class_maps import one_hot_maps
-from stochseg.models.precision import resolve_device, resolve_precision
+from stochseg.models.precision import resolve_precision
 from stochseg.presets import load_config
 from stochseg.processes import World
 from stochseg.training.distributed import Exchange
@@ -90,18 +89,13 @@ def blobs(images: int, maps: int, size: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__, rounds=9)
     parser.add_argument("--official", type=Path, help="a clone of EliasKassapis/CARSSS")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=128, help="with --official always 128")
     parser.add_argument("--samples", type=int, nargs="+", default=[16, 100])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = resolve_device(args.device)
+    args, device = begun(parser)
     size = 128 if args.official else args.size
     config = load_config("lidc-paper", {"training.batch": args.batch})
     maps = blobs(args.batch, SCORED + RATERS, size)
@@ -120,10 +114,7 @@ def main() -> None:
         plain, other_name = PlainTraining(ours(config, size, device, "float32").networks), "plain"
         step, sample, scores = plain.step, plain.sample, plain_scores
         notes = ["no --official: compared with our own plain version of the same schedule"]
-    found = machine()
-    print(
-        f"{found['gpu'] or found['cpu']}, {args.threads} threads, load {found['load']}; batch {args.batch}, {size}x{size}"
-    )
+    print(f"{machine_line()}; batch {args.batch}, {size}x{size}")
     for note in notes:
         print(note)
 

@@ -6,7 +6,6 @@ Without --data a store of noise is made that has LIDC's shapes, 180x180 with fou
 gets: cropped, varied, shuffled. Head room is the time of a step over that of its batch, both from one run, taking turns.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from measuring import interleaved, machine, medians, wait_for_gpu, write
+from measuring import begun, interleaved, machine_line, medians, new_parser, wait_for_gpu, write
 from stochseg.data.batches import Batches
 from stochseg.data.store import LESION_CLASSES, Store, open_store
 from stochseg.data.store_writer import StoreWriter
-from stochseg.models.precision import resolve_device, resolve_precision
+from stochseg.models.precision import resolve_precision
 from stochseg.presets import load_config
 from stochseg.processes import World
 from stochseg.training.distributed import Exchange
@@ -66,21 +65,15 @@ def works_of(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__, rounds=9)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--presets", nargs="+", default=["lidc", "demo"])
     parser.add_argument("--images", type=int, default=1000, help="of the store that is made")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = resolve_device(args.device)
+    args, device = begun(parser)
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(args.data or like_lidc(Path(folder) / "store", args.images))
-        found = machine()
-        print(f"{found['gpu'] or found['cpu']}, {args.threads} threads, load {found['load']}")
+        print(machine_line())
         print(f"{'preset':34} {'batch, ms':>10} {'images/s':>9} {'step, ms':>10} {'head room':>10}")
         rows = []
         kinds: list[tuple[str, dict[str, Any]]] = [(preset, {}) for preset in args.presets]

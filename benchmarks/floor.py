@@ -6,7 +6,6 @@ The rate of operations is measured on convolutions of the preset's own shapes, f
 a copy; operations of a step are counted, its time is the median of several, and a profile shares it out by kind.
 """
 
-import argparse
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -18,10 +17,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from against_official import blobs, our_step
-from measuring import interleaved, machine, medians, write
+from measuring import begun, interleaved, machine_line, medians, new_parser, write
 from stochseg.config import Config
 from stochseg.models.car import CAR
-from stochseg.models.precision import autocast, resolve_device, resolve_precision
+from stochseg.models.precision import autocast, resolve_precision
 from stochseg.presets import load_config
 
 KINDS = (
@@ -75,15 +74,10 @@ def shares(step: Callable[[], object], device: torch.device) -> dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__, rounds=9)
     parser.add_argument("--config", default="lidc", help="a preset with networks of ours")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = resolve_device(args.device)
+    args, device = begun(parser)
     config = load_config(args.config)
     dtype = resolve_precision("auto", device)
     model = CAR(2, 1, (64, 64), config.calibration, config.refinement, precision="auto").to(device)
@@ -95,10 +89,7 @@ def main() -> None:
     operations = counted.get_total_flops()
     rate, copied = rate_of_convolutions(config, device, dtype), bandwidth(device)
     taken = statistics.median(interleaved({"": step}, args.rounds)[""])
-    found = machine()
-    print(
-        f"{found['gpu'] or found['cpu']}, {args.threads} threads, load {found['load']}, {dtype}".replace("torch.", "")
-    )
+    print(f"{machine_line()}, {str(dtype).removeprefix('torch.')}")
     print(f"a copy moves {copied / 1e9:.1f} GB/s, convolutions of {args.config} do {rate / 1e9:.0f} GFLOP/s")
     print(
         f"a step of {config.training.batch} images: {operations / 1e9:.1f} GFLOP, so at least {1e3 * operations / rate:.0f} ms"

@@ -22,10 +22,9 @@ from typing import Any
 import torch
 
 from large_store import sparse_store
-from measuring import interleaved, machine, medians, write
+from measuring import begun, interleaved, machine_line, medians, new_parser, write
 from stochseg import metrics
 from stochseg.models.car import CAR
-from stochseg.models.precision import resolve_device
 from stochseg.presets import load_config
 
 BATCH = 4
@@ -163,19 +162,13 @@ CURVES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__, rounds=5)
     parser.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES))
     parser.add_argument("--most", type=int, default=256, help="a smaller number leaves the longer works out")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True, help="folder of figures and growth.json")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = resolve_device(args.device)
+    args, device = begun(parser)
     args.out.mkdir(parents=True, exist_ok=True)
-    facts = machine()
-    print(f"{facts['gpu'] or facts['cpu']}, {args.threads} threads, load {facts['load']}")
+    print(machine_line())
     results: dict[str, Any] = {}
     for curve in args.curves:
         results[curve] = CURVES[curve](args, device)

@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved timing, facts of the machine, files of results."""
 
+import argparse
 import json
 import platform
 import statistics
@@ -9,6 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from stochseg.models.precision import resolve_device
+
+
+def new_parser(text: str | None, rounds: int) -> argparse.ArgumentParser:
+    """A parser with the flags of every timing of models. text: the script's docstring; rounds: the default."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+def begun(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, torch.device]:
+    """The flags that are given, with the number of threads set, and the device."""
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    return args, resolve_device(args.device)
 
 
 def interleaved(works: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
@@ -51,6 +70,12 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load": float(load) if load else None,
     }
+
+
+def machine_line() -> str:
+    """The same in a line."""
+    found = machine()
+    return f"{found['gpu'] or found['cpu']}, {found['threads']} threads, load {found['load']}"
 
 
 def write(file: Path | None, results: Mapping[str, Any]) -> None:
