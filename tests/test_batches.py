@@ -10,7 +10,7 @@ import torch
 
 from stochseg.config import InputConfig
 from stochseg.data.add_blackbox import writing_blackbox
-from stochseg.data.batches import Ahead, Batch, Batches, augment, centre_crop_for, in_order, read_rows, warp
+from stochseg.data.batches import Ahead, Batch, Batches, Portion, augment, centre_crop_for, in_order, read_rows, warp
 from stochseg.data.class_flips import draw_flips, flip_classes
 from stochseg.data.store import ClassInfo, open_store
 from stochseg.data.store_writer import StoreWriter
@@ -153,6 +153,20 @@ def test_a_warp_by_nothing_is_the_centre_crop(tiny_store: Path) -> None:
     expected = read_rows(split, np.arange(4), config, None)
     torch.testing.assert_close(warped[0], expected[0], atol=1e-5, rtol=0)
     assert torch.equal(warped[1], expected[1])
+
+
+def test_a_share_of_the_images_is_warped_and_the_others_are_cropped_as_they_are() -> None:
+    """Exactly: not resampled, so as sharp as what evaluation sees. Two processes with half of the batch each agree."""
+    images = torch.rand(200, 1, 48, 48, generator=torch.Generator().manual_seed(1))
+    maps = (images > 0.5).to(torch.uint8)
+    config = InputConfig(crop=32, rotate=45, scale=0.2, warped=0.25)
+    warped, turned = warp(images, maps, config, torch.Generator().manual_seed(0))
+    kept = (warped - images[..., 8:-8, 8:-8]).abs().amax((1, 2, 3)) < 1e-4
+    assert 130 <= kept.sum() <= 170
+    assert torch.equal(turned[kept], maps[kept][..., 8:-8, 8:-8])
+    rows = slice(100, 200)
+    half = warp(images[rows], maps[rows], config, torch.Generator().manual_seed(0), Portion(200, rows))
+    assert torch.equal(half[0], warped[rows])
 
 
 FLIPS = [(1, 3, 8 / 17), (2, 4, 5 / 17)]

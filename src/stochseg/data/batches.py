@@ -252,12 +252,16 @@ def warp(
     """Rotate and scale images [b c h w] in [0, 1] and maps [b r h w] about their centre, and crop to config.crop.
 
     Images by bicubic interpolation, mirrored beyond their border; maps by the nearest pixel. An angle and a scale
-    an image, uniform up to config.rotate either way, log-uniform up to config.scale.
+    an image, uniform up to config.rotate either way, log-uniform up to config.scale; config.warped of the images have
+    them, the others are cropped as they are.
     """
     b, c, h, w = images.shape
     ch, cw = crop_size(config.crop, (h, w))
     part = portion or Portion(b)
     angle, scale = (torch.rand(2, part.whole, generator=generator) * 2 - 1)[:, part.rows]
+    if config.warped < 1:
+        chosen = torch.rand(part.whole, generator=generator)[part.rows] < config.warped
+        angle, scale = angle * chosen, scale * chosen
     angle = angle * math.radians(config.rotate)
     scale = (scale * math.log1p(config.scale)).exp()
     cos, sin, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros(b)
