@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stochseg.config import to_plain
+from stochseg.denormals import without_denormals
 from stochseg.errors import InputError
 from stochseg.models.precision import resolve_device
 from stochseg.presets import checked, read_preset
@@ -16,6 +17,7 @@ NAME = "regression"
 FREE_ON_RESUME = ("device", "lr")
 
 
+@without_denormals()
 def run_study(
     out: str | Path | None = None, config: str | None = None, resume: bool = False, **overrides: Any
 ) -> tuple[Path, dict[str, Any]]:

@@ -15,6 +15,7 @@ from stochseg.config import BUDGETS, Config, to_plain
 from stochseg.data.batches import check_blackbox, check_crop, crop_size
 from stochseg.data.pixel_files import as_windows
 from stochseg.data.store import Store, open_store
+from stochseg.denormals import without_denormals
 from stochseg.determinism import only_deterministic
 from stochseg.errors import InputError, NotFinite, SaidElsewhere
 from stochseg.metrics.conventions import get_convention
@@ -43,6 +44,7 @@ FREE_ON_RESUME = (
 """What a resumed run may set anew, beside learning rates; anything else would make it another run."""
 
 
+@without_denormals()
 def train(
     model: Segmenter | None = None,
     data: str | Path = "",
