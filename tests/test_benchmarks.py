@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from stochseg.blackbox import import_predictions
 from stochseg.data.store import open_store
+from stochseg.training.run import train
 
 from .conftest import write_blobs
 from .test_tiles import small
@@ -86,3 +90,30 @@ def test_the_benchmark_of_tiles_runs(tmp_path: Path) -> None:
     labels = open_store(store).split("val").labels[:, :, 28:36, 28:36]  # a quarter of a tile's side, 32
     assert found["the raters"]["middle"] == pytest.approx(labels.mean())
     assert all(0 <= row["ged"] <= 2 for way, row in found.items() if way != "the raters")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_flips_runs(tmp_path: Path) -> None:
+    """Of a map that is the label, whole flips are right but for the few draws; a worse one is worse, whole or not."""
+    store = write_blobs(tmp_path / "store", {"val": 6}, raters=1, flips=[(1, 0, 0.4)])
+    labels = np.array(open_store(store).split("val").labels[:, 0])
+    shifted = np.roll(labels, 4, 2)
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for name, each in zip(open_store(store).split("val").ids, shifted, strict=True):
+        Image.fromarray(each).save(folder / f"{name}.png")
+    import_predictions(store, folder)
+    out = tmp_path / "out.json"
+    rows = results("flip_ceiling.py", out, "--data", str(store), "--samples", "16", "--out", str(out))["results"]
+    assert rows[-1]["miou"] == 1
+    assert rows[-1]["together"] < 0.1 < rows[-1]["apart"]
+    assert rows[0]["together"] > rows[-1]["together"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_denormals_runs(tmp_path: Path) -> None:
+    store = write_blobs(tmp_path / "store", {"train": 16, "val": 4})
+    train(None, store, tmp_path / "run", "lidc", steps=2, minutes=None, **{"input.crop": 32})
+    out = tmp_path / "out.json"
+    options = [str(tmp_path / "run"), "--data", str(store), "--rounds", "1", "--out", str(out)]
+    assert len(results("denormals.py", out, *options)["seconds"]) == 4
