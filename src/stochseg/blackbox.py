@@ -12,7 +12,6 @@ from stochseg.data.add_blackbox import agreement, splits_to_fill, writing_blackb
 from stochseg.data.batches import in_order
 from stochseg.data.saved_predictions import Answer, Ids, Predictions, decode_answer, read_ids
 from stochseg.data.store import SOFT_STEPS, Split, open_store
-from stochseg.denormals import without_denormals
 from stochseg.errors import InputError
 from stochseg.evaluation import check_fit
 from stochseg.models.class_maps import class_maps
@@ -96,7 +95,6 @@ def import_predictions(
         ]
 
 
-@without_denormals()
 def predict(
     run: str | Path,
     data: str | Path,

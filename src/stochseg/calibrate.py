@@ -22,7 +22,6 @@ from stochseg.config import Crop
 from stochseg.data.batches import Batch, centre_crop_for, crop_size, in_order
 from stochseg.data.splits import split_by_group
 from stochseg.data.store import Split, open_store
-from stochseg.denormals import without_denormals
 from stochseg.errors import InputError
 from stochseg.evaluation import check_fit
 from stochseg.metrics import (
@@ -101,7 +100,6 @@ class _Covered:
     pixels: int
 
 
-@without_denormals()
 def calibrate(
     run: str | Path,
     data: str | Path,

@@ -17,7 +17,6 @@ from stochseg.config import Crop
 from stochseg.data.batches import centre_crop_for, check_blackbox, in_order
 from stochseg.data.reading import parse_json
 from stochseg.data.store import Split, Store, label_fault, open_store
-from stochseg.denormals import without_denormals
 from stochseg.determinism import deterministic_if_asked
 from stochseg.errors import InputError, OnError
 from stochseg.metrics.conventions import get_convention
@@ -38,7 +37,6 @@ from stochseg.writable import check_writable
 EXAMPLES = 8
 
 
-@without_denormals()
 @deterministic_if_asked
 @joined()
 def evaluate(

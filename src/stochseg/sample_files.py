@@ -18,7 +18,6 @@ from stochseg.data.map_files import check_bytes
 from stochseg.data.pixel_files import parse_window
 from stochseg.data.reading import parse_json
 from stochseg.data.store import sha256_of
-from stochseg.denormals import without_denormals
 from stochseg.determinism import deterministic_if_asked
 from stochseg.errors import InputError, OnError
 from stochseg.metrics import class_frequencies
@@ -47,7 +46,6 @@ class SampledFiles:
     kept: list[Path]
 
 
-@without_denormals()
 @deterministic_if_asked
 @joined()
 def sample_files(

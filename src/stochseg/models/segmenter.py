@@ -20,7 +20,6 @@ from stochseg.card import new_card
 from stochseg.data.pixel_files import Windows, as_windows
 from stochseg.data.reading import parse_json
 from stochseg.data.store import ClassInfo
-from stochseg.denormals import without_denormals
 from stochseg.errors import InputError
 from stochseg.models.calibrated import Calibrated, Coverage, forget_calibrated, read_calibrated
 from stochseg.models.model_files import load_weights, model_folder, numbered_classes
@@ -116,7 +115,6 @@ class Segmenter(ABC):
     def from_facts(cls, facts: Mapping[str, Any], precision: str, calibration: nn.Module | None) -> Self:
         """The same networks without their weights; KeyError, TypeError or ValueError where facts are damaged."""
 
-    @without_denormals()
     @torch.no_grad()
     def sample(
         self,
