@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from stochseg.denormals import TINY, without_denormals
+from stochseg.models.car import CAR
+from stochseg.training.run import train
 
 SCRIPT = """
 import torch
@@ -48,3 +52,18 @@ def test_every_thread_of_torch_flushes() -> None:
     """In a new process, as the commands are: all of four million products, which two threads share."""
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["0", "2", "1"]
+
+
+def test_training_flushes_and_leaves_its_caller_as_it_was(tiny_store: Path, tmp_path: Path) -> None:
+    class Watching(torch.nn.Conv2d):
+        seen: ClassVar[set[float]] = set()
+
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            self.seen.add(product())
+            return super().forward(input)
+
+    model = CAR(2, 1, (32, 32), calibration=Watching(1, 2, 1))
+    small = {"input.crop": 32, "training.batch": 4, "validation.images": 2, "validation.samples": 2}
+    train(model, tiny_store, tmp_path / "run", steps=1, minutes=None, **small)
+    assert Watching.seen == {0.0}
+    assert product() > 0
