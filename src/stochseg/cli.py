@@ -12,6 +12,7 @@ from stochseg.errors import InputError, RunError, SaidElsewhere, Stopped
 from stochseg.memory import keep_freed_memory
 from stochseg.processes import several, speaks
 from stochseg.progress import complain, say
+from stochseg.threads import wait_asleep
 
 Command = Callable[[list[str]], int]
 SUCCESS, FAILURE, BAD_INPUT, SKIPPED, STOPPED = 0, 1, 2, 3, 75
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 done, 1 failure, 2 bad input, 3 inputs skipped, 75 stopped and saved."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     keep_freed_memory()
+    wait_asleep()
     code = _run([a for a in given if a != "--debug"], "--debug" in given)
     if code not in (SUCCESS, SKIPPED) and several():  # the usual end would wait for processes that may be gone
         sys.stdout.flush()
