@@ -48,7 +48,7 @@ def row_of(store: Store, maps: Tensor, labels: Tensor, samples: int, generator: 
     sides = {target for _, target, _ in store.flips}
     every = class_iou(class_overlaps(maps, labels[:, 0], k, store.ignore).sum(0))
     iou = every[[c for c in range(k) if c not in sides]].nanmean()  # nan: in no map and no label
-    known = labels[:, 0] != (-1 if store.ignore is None else store.ignore)
+    known = torch.ones_like(maps, dtype=torch.bool) if store.ignore is None else labels[:, 0] != store.ignore
 
     def ged(whole: bool) -> float:
         draws = flipped(maps, store.flips, samples, whole, generator)
@@ -78,7 +78,7 @@ def main() -> None:
     labels = torch.from_numpy(np.array(split.labels[rows]))
     maps = torch.from_numpy(np.array(split.extras["blackbox"][rows]))
     generator = torch.Generator().manual_seed(0)
-    truth = torch.where(labels[:, 0] == (-1 if store.ignore is None else store.ignore), maps, labels[:, 0])
+    truth = labels[:, 0] if store.ignore is None else torch.where(labels[:, 0] == store.ignore, maps, labels[:, 0])
     found = []
     print(
         f"{len(rows)} images of {args.split}, {args.samples} draws; GED of exact flips of whole classes, and of pixels"

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
 import torch
 
 from stochseg.denormals import TINY, without_denormals
@@ -40,12 +41,11 @@ def test_it_ends_with_an_error_too() -> None:
     @without_denormals()
     def fails() -> None:
         assert product() == 0
-        raise ValueError
+        raise ValueError("wanted")
 
-    try:
+    with pytest.raises(ValueError, match="wanted"):
         fails()
-    except ValueError:
-        assert product() > 0
+    assert product() > 0
 
 
 def test_every_thread_of_torch_flushes() -> None:

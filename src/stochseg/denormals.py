@@ -11,8 +11,8 @@ TINY = 1e-39
 def without_denormals() -> Iterator[None]:
     """Within it, or within a function that it decorates, floats below 1.2e-38 are zero on CPUs that can do so.
 
-    A CPU takes a hundred times as long over them. As a network grows sure, its softmax and SiLU give more and more: a
-    training step of `lidc` took five times as long after 2,500 steps. What was set before is set again at the end.
+    A CPU is slow over them, and a network that grows sure of its pixels gives more and more: a training step of `lidc`
+    took five times as long after 2,500 steps. What was set before is set again at the end.
     It holds for this thread and for those that begin within it, among them torch's own if they had no work before.
     """
     import torch
