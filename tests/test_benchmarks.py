@@ -117,3 +117,11 @@ def test_the_benchmark_of_denormals_runs(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     options = [str(tmp_path / "run"), "--data", str(store), "--rounds", "1", "--out", str(out)]
     assert len(results("denormals.py", out, *options)["seconds"]) == 4
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_waiting_threads_runs(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    rates = results("threads.py", out, "--rounds", "1", "--seconds", "0.5", "--out", str(out))["steps_a_second"]
+    assert len(rates) == 4
+    assert min(rates.values()) > 0

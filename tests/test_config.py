@@ -57,6 +57,7 @@ def test_overrides_win_and_a_budget_replaces_the_presets() -> None:
         ({"minutes": -1.0}, r"--minutes -1.0: must be above 0"),
         ({"minutes": None}, r"--minutes None: must be a budget"),
         ({"seed": -1}, r"--seed -1: must be at least 0"),
+        ({"input.warped": 0.0}, r"--input.warped 0.0: must be above 0, up to 1"),
         ({"training.warmup": -5}, r"--training.warmup -5"),
         ({"training.clip": 0.0}, r"--training.clip 0.0: must be above 0"),
         ({"training.log_every": 0}, r"--training.log_every 0"),
