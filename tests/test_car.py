@@ -21,14 +21,16 @@ PAPER = {
     "refinement": RefinementConfig(net="paper", width=8, latent=4),
     "discriminator": DiscriminatorConfig(width=8),
 }
+HYPOTHESES = {"calibration": SMALL["calibration"], "refinement": RefinementConfig(net="hypotheses", widths=(8, 16))}
+KINDS = {"film": SMALL, "paper": PAPER, "hypotheses": HYPOTHESES}
 
 
 def made(kind: str, classes: int = 3, channels: int = 2) -> stochseg.CAR:
     """An untrained model whose samples differ: the last layer of film starts at zero, so it is drawn anew here."""
-    model = stochseg.CAR(classes, channels, (32, 32), **(SMALL if kind == "film" else PAPER))  # type: ignore[arg-type]
+    model = stochseg.CAR(classes, channels, (32, 32), **KINDS[kind])  # type: ignore[arg-type]
     g = torch.Generator().manual_seed(1)
     for name, p in model.networks.named_parameters():
-        if name.startswith("refinement.head") or name.endswith("noise.weight"):
+        if name.startswith(("refinement.head", "refinement.query")) or name.endswith("noise.weight"):
             p.data = torch.randn(p.shape, generator=g) * 0.5
     return model
 
@@ -38,7 +40,7 @@ def images() -> torch.Tensor:
     return torch.rand(3, 2, 37, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize("kind", ["film", "paper"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_shapes_types_and_ranges_at_an_odd_size(kind: str, images: torch.Tensor) -> None:
     model = made(kind)
     q = model.probabilities(images)
@@ -52,7 +54,7 @@ def test_shapes_types_and_ranges_at_an_odd_size(kind: str, images: torch.Tensor)
     assert not torch.equal(maps[:, 0], maps[:, 1])
 
 
-@pytest.mark.parametrize("kind", ["film", "paper"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_latent_is_one_map_whatever_is_beside_it(
     kind: str, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +84,21 @@ def test_latents_depend_on_seed_image_and_sample_alone() -> None:
     assert abs(float(many.std()) - 1) < 0.02
 
 
+def test_all_hypotheses_and_their_probabilities_are_what_samples_are_drawn_from(images: torch.Tensor) -> None:
+    model = made("hypotheses")
+    maps, chances = model.hypotheses(images)
+    assert (maps.shape, maps.dtype, chances.shape) == ((3, 9, 37, 50), torch.uint8, (3, 9))
+    assert not maps[:, 0].any()
+    assert torch.allclose(chances.sum(1), torch.ones(3))
+    drawn = model.sample(images, n=2000, generator=torch.Generator().manual_seed(0))
+    same = (drawn[:, :, None] == maps[:, None]).flatten(3).all(3)  # [b n m+1]
+    assert same.any(2).all()
+    alike = (maps[:, :, None] == maps[:, None]).flatten(3).all(3).float()
+    assert torch.allclose(same.float().mean(1), (alike @ chances[..., None])[..., 0], atol=4 * 0.5 / 2000**0.5)
+    with pytest.raises(InputError, match="train with --refinement.net hypotheses"):
+        made("film").hypotheses(images)
+
+
 def test_before_training_every_sample_is_q(images: torch.Tensor) -> None:
     """Film corrects log q, and its last layer starts at zero."""
     model = stochseg.CAR(3, 2, (32, 32), **SMALL)  # type: ignore[arg-type]
@@ -90,16 +107,20 @@ def test_before_training_every_sample_is_q(images: torch.Tensor) -> None:
     assert torch.allclose(soft, q[:, None].expand_as(soft), atol=1e-3)
 
 
-def test_gradients_reach_every_weight(images: torch.Tensor) -> None:
-    model = made("film")
+@pytest.mark.parametrize("kind", ["film", "hypotheses"])
+def test_gradients_reach_every_weight(kind: str, images: torch.Tensor) -> None:
+    model = made(kind)
     z = torch.randn(3, 2, model.latent)
-    model.refinement(images, model.probabilities(images), z).square().mean().backward()
+    features = model.refinement.encode(images, model.probabilities(images))
+    shapes, choice = model.refinement.hypotheses(features, z)
+    said = 0.0 if choice is None or choice.weights is None else choice.weights.square().sum() + choice.empty.sum()
+    (shapes.square().mean() + said).backward()
     for name, p in model.refinement.named_parameters():
         assert p.grad is not None, name
         assert p.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("kind", ["film", "paper"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_saved_is_loaded(kind: str, images: torch.Tensor, tmp_path: Path) -> None:
     model = made(kind)
     model.save(tmp_path / "model")

@@ -65,7 +65,7 @@ def test_two_processes_train_the_weights_of_one(tiny_store: Path, tmp_path: Path
 
 def test_stopped_killed_and_resumed_two_processes_end_with_the_same_bits(tiny_store: Path, tmp_path: Path) -> None:
     """The paper's refinement network: running statistics, and dropout that differs between the processes."""
-    settings: dict[str, Any] = {"refinement.net": "paper", "refinement.width": 8, "refinement.choice": False}
+    settings: dict[str, Any] = {"refinement.net": "paper", "refinement.width": 8}
     settings |= {"steps": 9, "training.save_every": 0.0}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run(2, tmp_path / "output_whole", training(tiny_store, whole, **settings))

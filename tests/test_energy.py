@@ -263,9 +263,8 @@ def test_two_free_maps_and_their_weights_become_the_modes_and_their_frequencies(
     for _ in range(200):
         optimizer.zero_grad()
         p = choice.softmax(1)
-        spread = 1 - p.square().sum(1)
         loss = energy_loss(
-            logits.softmax(2), both[None], torch.tensor([[0.3, 0.7]]), kernel, spread=spread, sample_weights=p
+            logits.softmax(2), both[None], torch.tensor([[0.3, 0.7]]), kernel, sample_weights=p, whole=True
         )
         loss.sum().backward()
         optimizer.step()
@@ -292,6 +291,34 @@ def test_the_choice_of_the_empty_map_enters_by_its_exact_expectation(kernel: Ker
         two = np.mean([slow_distance(a, b, kernel, smooth) for j, a in enumerate(maps) for b in maps[:j]])
         one = np.mean([slow_distance(a, nothing, kernel, smooth) for a in maps])
         apart = (1 - empty) ** 2 * two + 2 * empty * (1 - empty) * one
+        assert float(got[i]) == pytest.approx(2 * near - 0.9 * apart, abs=1e-5)
+
+
+@every_kernel
+@pytest.mark.parametrize("smooth", [0.0, 0.7])
+@pytest.mark.parametrize("empty", [None, 0.3])
+def test_the_loss_of_a_whole_distribution_is_its_expectation(
+    kernel: Kernel, smooth: float, empty: float | None
+) -> None:
+    """Every pair of draws with its probability, the same map twice among them."""
+    s, y = soft_maps(2, 3, 3, 4, 4), one_hot_maps(soft_maps(2, 2, 3, 4, 4, seed=1).argmax(2), 3)
+    w, p = torch.tensor([[0.5, 0.5], [3.0, 0.0]]), torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.9, 0.1]])
+    e = None if empty is None else torch.full((2,), empty)
+    got = energy_loss(s, y, w, kernel, smooth, spread=0.9, sample_weights=p, empty=e, whole=True)
+    nothing = one_hot_maps(torch.zeros(1, 4, 4, dtype=torch.long), 3)[0].numpy()
+    for i in range(2):
+        maps = [nothing, *s[i].numpy()]
+        chances = [empty or 0.0, *((1 - (empty or 0.0)) * p[i].numpy())]
+        near = sum(
+            c * np.average([slow_distance(a, b, kernel, smooth) for b in y[i].numpy()], weights=w[i].numpy())
+            for c, a in zip(chances, maps)
+        )
+        apart = sum(
+            c * d * slow_distance(maps[j], maps[k], kernel, smooth)
+            for j, c in enumerate(chances)
+            for k, d in enumerate(chances)
+            if j != k
+        )
         assert float(got[i]) == pytest.approx(2 * near - 0.9 * apart, abs=1e-5)
 
 
@@ -324,6 +351,8 @@ def test_gradients_are_right(kernel: Kernel, smooth: float, hard_labels: bool) -
     p = torch.tensor([0.2, 0.7], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s, y, v: energy_loss(s, y, w, kernel, smooth, None, 0.9, v), (s, y, v))
     assert torch.autograd.gradcheck(lambda s, p: energy_loss(s, y, w, kernel, smooth, None, 0.9, None, p), (s, p))
+    whole = lambda s, v, p: energy_loss(s, y, w, kernel, smooth, None, 0.9, v, p, whole=True)  # noqa: E731
+    assert torch.autograd.gradcheck(whole, (s, v, p))
 
 
 @every_kernel

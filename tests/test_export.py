@@ -195,6 +195,9 @@ KINDS: dict[str, Callable[[], Segmenter]] = {
     "class noise alone": lambda: CAR(
         3, 1, (32, 32), CalibrationConfig(net="none"), RefinementConfig(widths=(4, 8), class_noise=True)
     ),
+    "hypotheses": lambda: CAR(
+        3, 1, (32, 32), UNET, RefinementConfig(net="hypotheses", hypotheses=3, widths=(4, 8), patch=2)
+    ),
     "probabilistic-unet": lambda: ProbabilisticUNet(2, 1, (32, 32), BaselineConfig(widths=(4, 8))),
 }
 

@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from stochseg.errors import InputError
 from stochseg.models import segnet as segnet_module
 from stochseg.models.blocks import to_blocks, to_pixels
-from stochseg.models.class_maps import class_maps
+from stochseg.models.class_maps import class_maps, one_hot_maps
 from stochseg.models.convnet import ConvNet, NoCalibration
 from stochseg.models.discriminator import PixelDiscriminator, PooledDiscriminator, probability
 from stochseg.models.film import FilmRefinement
+from stochseg.models.hypotheses import EMBEDDING, TOKEN, Hypotheses
 from stochseg.models.interfaces import Choice
 from stochseg.models.padding import pad_to_multiple
 from stochseg.models.refinement import Refinement
 from stochseg.models.segnet import SegNet, load_imagenet_weights
 from stochseg.models.unet import UNet
+from stochseg.objectives.energy import energy_loss
 
 CHANNELS, CLASSES, LATENT = 1, 3, 4
 SIZES = [(37, 50), (32, 64), (5, 70), (2, 3)]
@@ -369,6 +371,82 @@ def test_the_choice_makes_up_for_shapes_that_are_empty_by_themselves() -> None:
     drawn = Choice(empty, by_shape).drawn
     total = drawn + (1 - drawn) * by_shape
     assert torch.allclose(total, torch.tensor([0.5, 0.3, 0.4, 1.0]))  # of the third more is not to be had
+
+
+def hypotheses(count: int = 5) -> tuple[Hypotheses, Tensor, Tensor]:
+    """With images and q, and probabilities that are far from equal."""
+    torch.manual_seed(0)
+    g = Hypotheses(CHANNELS, CLASSES, count, (4, 8))
+    for last in (g.weight[-1], g.presence[-1]):
+        last.weight.data *= 20
+    return g, torch.randn(2, CHANNELS, 18, 20), torch.rand(2, CLASSES, 18, 20).softmax(1)
+
+
+def test_every_sample_is_one_of_the_hypotheses_as_often_as_the_network_says() -> None:
+    g, x, q = hypotheses()
+    z = torch.randn(2, 4000, 1)
+    features = g.encode(x, q)
+    shapes, choice = g.hypotheses(features, z)
+    assert choice.weights is not None
+    assert shapes.shape == (2, 5, CLASSES, 18, 20)
+    drawn = g(x, q, z)
+    empty = choice.falls(z)
+    assert (drawn[empty].argmax(1) == 0).all()
+    same = (drawn[:, :, None] == shapes[:, None]).flatten(3).all(3)  # [b n m]
+    assert torch.equal(same.sum(2), (~empty).long())
+    found = torch.cat([empty.float().mean(1, keepdim=True), same.float().mean(1)], 1)
+    wanted = torch.cat([choice.drawn[:, None], (1 - choice.drawn[:, None]) * choice.weights], 1)
+    assert (wanted.amax(1) - wanted.amin(1) > 0.05).all()
+    assert torch.allclose(found, wanted, atol=4 * 0.5 / 4000**0.5)
+
+
+def test_numbers_spread_evenly_over_z_draw_each_hypothesis_to_within_one_draw() -> None:
+    g, x, q = hypotheses()
+    even = torch.special.ndtri((torch.arange(64) + 0.5) / 64)
+    features = g.encode(x, q)
+    shapes, choice = g.hypotheses(features, even)
+    assert choice.weights is not None
+    drawn = g.decode(features, even.expand(2, -1)[..., None])
+    same = (drawn[:, :, None] == shapes[:, None]).flatten(3).all(3).sum(1)
+    assert torch.allclose(same.float(), 64 * (1 - choice.drawn[:, None]) * choice.weights, atol=1.01)
+
+
+def test_hypotheses_that_mark_nothing_are_counted_as_the_empty_map() -> None:
+    g, x, q = hypotheses()
+    features = g.encode(x, q)
+    shapes = features.shapes.detach().clone()
+    shapes[:, 1:3, 0] += 1000
+    shapes[:, 3:, 1] += 1000
+    choice = g._choice(torch.zeros(2, 5, TOKEN), torch.zeros(2, 16), torch.zeros(2, EMBEDDING, 18, 20), shapes)
+    assert choice.weights is not None
+    marks_nothing = (shapes.argmax(2) == 0).flatten(2).all(2)
+    assert marks_nothing[:, 1:3].all()
+    assert torch.allclose(choice.by_shape, (choice.weights * marks_nothing).sum(1))
+
+
+def test_three_readings_of_an_image_are_learned_with_their_probabilities() -> None:
+    """Of 10 raters 2 mark nothing, 5 the left half, 3 all of it: the network says just that."""
+    torch.manual_seed(0)
+    left, everything, nothing = (torch.zeros(16, 16, dtype=torch.long) for _ in range(3))
+    left[:, :8], everything[:] = 1, 1
+    labels = one_hot_maps(torch.stack([nothing] * 2 + [left] * 5 + [everything] * 3), 2)[None]
+    g = Hypotheses(1, 2, 3, (8, 16))
+    x, q = torch.linspace(-1, 1, 16).expand(1, 1, 16, 16), torch.full((1, 2, 16, 16), 0.5)
+    optimizer = torch.optim.Adam(g.parameters(), 0.003)
+    for _ in range(250):
+        optimizer.zero_grad()
+        shapes, choice = g.hypotheses(g.encode(x, q), torch.zeros(1, 1, 1))
+        energy_loss(
+            shapes.softmax(2), labels, sample_weights=choice.weights, empty=choice.empty, whole=True
+        ).sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        maps = class_maps(g(x, q, torch.special.ndtri((torch.arange(1000) + 0.5) / 1000)[None, :, None]))[0]
+    shares = {
+        name: float((maps == one).flatten(1).all(1).float().mean())
+        for name, one in (("nothing", nothing), ("left", left), ("everything", everything))
+    }
+    assert shares == pytest.approx({"nothing": 0.2, "left": 0.5, "everything": 0.3}, abs=0.02)
 
 
 def test_without_a_calibration_network_every_class_is_equally_likely() -> None:

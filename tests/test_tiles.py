@@ -26,13 +26,16 @@ from stochseg.training.run import train
 SIDE = 32
 
 
-def small(choice: bool = False, net: Literal["film", "paper"] = "film") -> CAR:
+Net = Literal["film", "hypotheses", "paper"]
+
+
+def small(choice: bool = False, net: Net = "film") -> CAR:
     """An untrained model whose samples differ much: blobs that its noise moves."""
     refinement = RefinementConfig(net, widths=(4, 8), width=4, choice=choice)
     model = CAR(2, 1, (SIDE, SIDE), CalibrationConfig(widths=(4, 8)), refinement)
     g = torch.Generator().manual_seed(1)
     for name, p in model.networks.named_parameters():
-        if name == "refinement.head.weight":
+        if name in ("refinement.head.weight", "refinement.query.1.2.weight"):
             p.data = 100 * torch.randn(p.shape, generator=g)
         elif name.endswith("noise.weight"):
             p.data = 5 * torch.randn(p.shape, generator=g)
@@ -130,8 +133,9 @@ def test_blending_is_that_of_a_slow_loop(size: tuple[int, int]) -> None:
     assert torch.allclose(tiled_marginals(by_pixel, image, None, tiling), by_pixel(image), atol=1e-6)
 
 
-def test_an_image_of_one_tile_and_images_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small(choice=True)
+@pytest.mark.parametrize("net", ["film", "hypotheses"])
+def test_an_image_of_one_tile_and_images_of_a_batch(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(choice=net == "film", net=net)
     images = torch.rand(3, 1, 44, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
     z = latents(0, [1, 2, 3], 6, model.latent)
     whole = model.sample(images[..., :SIDE, :SIDE], z=z)
@@ -148,8 +152,8 @@ def test_an_image_of_one_tile_and_images_of_a_batch(monkeypatch: pytest.MonkeyPa
     assert (model.sample(images, z=z, tile="auto") == together).float().mean() >= 0.9999
 
 
-@pytest.mark.parametrize("net", ["film", "paper"])
-def test_samples_are_the_same_in_whatever_batch(net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("net", ["film", "hypotheses", "paper"])
+def test_samples_are_the_same_in_whatever_batch(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(net=net)
     images = torch.rand(5, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     z = latents(3, range(5), 8, model.latent)
@@ -275,6 +279,20 @@ def test_the_choice_cuts_nothing_and_is_one_for_the_image() -> None:
         for number in range(1, count + 1):
             inside = one.numpy()[regions == number]
             assert inside.all() or not inside.any()
+
+
+def test_a_hypothesis_is_the_same_in_every_tile() -> None:
+    """Tiles that see the same give each sample the same shape, so the whole is as if it were one."""
+    model = small(net="hypotheses")
+    pattern = torch.rand(1, 1, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = pattern.repeat(1, 1, 5, 5)  # every tile begins where the pattern does
+    z = latents(0, [0], 8, model.latent)
+    tile = model.sample(image[..., :SIDE, :SIDE], z=z)[0]
+    maps = model.sample(image, z=z, tile="auto")[0]
+    one, next_ = (maps[:, i : i + SIDE // 2, i : i + SIDE // 2] for i in (SIDE // 2, SIDE))
+    assert (one == next_).float().mean() > 0.97  # q is not quite the same near the border of the image
+    assert (one[:, None] != one).float().mean() > 0.1
+    assert torch.equal(tile.flatten(1).any(1), maps.flatten(1).any(1))
 
 
 def test_methods_that_draw_an_image_as_a_whole_say_so() -> None:

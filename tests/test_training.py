@@ -457,9 +457,11 @@ def test_a_model_of_ones_own_is_trained_and_resumed(tiny_store: Path, tmp_path: 
         train(CAR(3, 1), tiny_store, tmp_path / "other", **rest, steps=1)
 
 
-def test_relativistic_training_with_a_choice_of_the_empty_map(tiny_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("net", ["film", "hypotheses"])
+def test_relativistic_training_with_a_choice_of_the_empty_map(net: str, tiny_store: Path, tmp_path: Path) -> None:
     more = {
-        "refinement.choice": True,
+        "refinement.net": net,
+        "refinement.choice": net == "film",
         "objective.empty": 0.5,
         "objective.adversarial": 1.0,
         "objective.adversary": "relativistic",

@@ -41,16 +41,19 @@ class CalibrationConfig:
 class RefinementConfig:
     """The refinement network G([x, q], z) -> sample."""
 
-    net: Literal["film", "paper"] = "film"
-    """film: ours, z at every scale, cheap per sample. paper: the paper's stochastic U-Net."""
+    net: Literal["film", "hypotheses", "paper"] = "film"
+    """film: ours, z at every scale, cheap per sample. hypotheses: ours too, one pass gives all the shapes that an image has,
+    each with its probability, and the empty map; z only chooses. paper: the paper's stochastic U-Net."""
+    hypotheses: int = 8
+    """Hypotheses only: how many shapes there are beside the empty map."""
     widths: tuple[int, ...] = (16, 32, 64, 128)
-    """Channels a level of film."""
+    """Channels a level of film and hypotheses."""
     patch: int = 1
-    """Film only: side of the blocks of pixels that its first level takes as one; 2 saves most work at full size."""
+    """Film and hypotheses: side of the blocks of pixels that its first level takes as one; 2 saves most work at full size."""
     width: int = 32
     """Channels of the paper's first level; each level doubles them."""
     latent: int = 16
-    """Length of z; film adds its 64 numbers of coarse spatial noise to it."""
+    """Length of z, which is 1 for hypotheses; film adds its 64 numbers of coarse spatial noise to it."""
     spatial_noise: bool = True
     """Film only: an 8x8 field of noise over the image as a part of z."""
     fine: bool = True
@@ -67,6 +70,7 @@ class RefinementConfig:
         require(len(self.widths) >= 2 and min(self.widths) > 0, "refinement.widths", self.widths, "two or more widths")
         require(self.patch >= 1, "refinement.patch", self.patch, "at least 1")
         require(self.latent >= 1, "refinement.latent", self.latent, "at least 1")
+        require(self.hypotheses >= 2, "refinement.hypotheses", self.hypotheses, "at least 2")
         for name in ("choice", "class_noise"):
             require(
                 self.net == "film" or not getattr(self, name), f"refinement.{name}", True, "false unless net is film"

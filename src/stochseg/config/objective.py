@@ -11,7 +11,7 @@ class ObjectiveConfig:
     """Weights of the losses. Zero switches a part off, and its cost with it."""
 
     samples: int = 6
-    """Samples of an image in each training step."""
+    """Samples of an image in each training step; refinement.net hypotheses compares all its shapes instead, exactly."""
     raters: Literal["all", "one"] = "all"
     """All raters of an image in each step, or one drawn at random as in the paper."""
     cross_entropy: float = 1.0
@@ -40,7 +40,8 @@ class ObjectiveConfig:
     """log: cross entropy; of the mean of few samples it prefers soft maps to hard ones, the more the rarer they are. brier:
     squared distance, estimated without that bias; what classes that flip as a whole need."""
     empty: float = 0.0
-    """Cross entropy of the chosen P(empty) against the share of raters who mark nothing; no part without refinement.choice."""
+    """Cross entropy of the chosen P(empty) against the share of raters who mark nothing; no part without such a
+    choice (refinement.choice, or net hypotheses)."""
     r1: float = 10.0
     """Gradient penalty of the discriminator on real pairs."""
     r2: float = 0.0

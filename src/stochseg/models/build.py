@@ -6,6 +6,7 @@ from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementCo
 from stochseg.models.convnet import ConvNet, NoCalibration
 from stochseg.models.discriminator import PixelDiscriminator, PooledDiscriminator
 from stochseg.models.film import FilmRefinement
+from stochseg.models.hypotheses import Hypotheses
 from stochseg.models.refinement import Refinement
 from stochseg.models.segnet import SegNet, load_imagenet_weights
 from stochseg.models.unet import UNet
@@ -37,6 +38,8 @@ def build_refinement(config: RefinementConfig, channels: int, classes: int) -> n
             config.fine,
             config.class_noise,
         )
+    if config.net == "hypotheses":
+        return Hypotheses(channels, classes, config.hypotheses, config.widths, config.patch)
     return Refinement(channels, classes, config.latent, config.width, config.dropout)
 
 

@@ -13,7 +13,7 @@ from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
 from stochseg.models.blackbox import BlackBox, as_seen, with_seen
 from stochseg.models.build import build_calibration, build_discriminator, build_refinement
-from stochseg.models.class_maps import one_hot_maps
+from stochseg.models.class_maps import class_maps, one_hot_maps
 from stochseg.models.interfaces import RefinementNet
 from stochseg.models.model_files import as_tuples, classes_of
 from stochseg.models.segmenter import Segmenter
@@ -158,6 +158,28 @@ class CAR(Segmenter):
         self._check_latents(z, len(x))
         with self._autocast():
             return decode_in_chunks(self.refinement, x, q.to(self.device), z.to(self.device), soft=True)
+
+    @torch.no_grad()
+    def hypotheses(self, images: Tensor, blackbox: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """All maps that `sample` can draw, uint8 [b m+1 h w], and how likely each is, float32 [b m+1], rows summing to 1.
+
+        The first map is the empty one; others may be equal to each other. InputError where refinement.net is another
+        than hypotheses: such samples have no list.
+        """
+        x = self.as_input(images)
+        q = self._marginals(x, self.as_seen(x, blackbox))
+        z = torch.zeros(len(x), 1, self.latent, device=self.device)
+        with self._autocast():
+            shapes, choice = self.refinement.hypotheses(self.refinement.encode(x, q), z)
+        if choice is None or choice.weights is None:
+            raise InputError(
+                "hypotheses: this model draws shapes without number; train with --refinement.net hypotheses"
+            )
+        maps = class_maps(shapes)
+        nothing = choice.drawn[:, None]
+        return torch.cat([torch.zeros_like(maps[:, :1]), maps], 1), torch.cat(
+            [nothing, (1 - nothing) * choice.weights], 1
+        )
 
     def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
         q = self._marginals(x, seen)

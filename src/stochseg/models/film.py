@@ -11,10 +11,6 @@ from stochseg.models.blocks import conv, conv_block, to_blocks, to_pixels, upsam
 from stochseg.models.interfaces import FIELD, Choice
 from stochseg.models.padding import pad_to_multiple
 
-CERTAIN = 20.0
-"""Logit of the background in a map without anything."""
-
-
 SHARP = 0.2
 """Temperature of samples with class noise: soft maps are then nearly the class maps that are scored."""
 
@@ -92,11 +88,7 @@ class FilmRefinement(nn.Module):
 
     def decode(self, features: Features, z: Tensor) -> Tensor:
         shapes, choice = self.hypotheses(features, z)
-        if choice is None:
-            return shapes
-        nothing = torch.zeros_like(shapes[:1, :1])
-        nothing[:, :, 0] = CERTAIN
-        return torch.where(choice.falls(z)[..., None, None, None], nothing, shapes)
+        return shapes if choice is None else choice.samples_of(z, shapes)
 
     def hypotheses(self, features: Features, z: Tensor) -> tuple[Tensor, Choice | None]:
         """Logits [b n k h w] of maps meant to hold something, and the choice; None for a network without it.

@@ -5,17 +5,23 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+CERTAIN = 20.0
+"""Logit of the background in a map without anything."""
+
 FIELD = 8
 """Side of the coarse noise field, in cells: FIELD * FIELD numbers of z, stretched over the image."""
 
 
 class Choice(NamedTuple):
-    """Whether anything is there at all, as a choice beside the shapes: probabilities [b] that the image alone gives."""
+    """What is chosen beside the shapes, with probabilities that the image alone gives: whether anything is there at all, and
+    of a network with a fixed number m of shapes, which. z's last number chooses."""
 
     empty: Tensor
-    """P(empty): what training takes its exact mean over."""
+    """P(empty), [b]: what training takes its exact mean over."""
     by_shape: Tensor
-    """How often a shape turns out empty although something was chosen: a network that is not sure of a shape may do so."""
+    """How often a shape turns out empty although something was chosen, [b]: a network that is not sure of one may do so."""
+    weights: Tensor | None = None
+    """How likely each of the m shapes is where something is chosen, [b m]; None where every z has a shape of its own."""
 
     @property
     def drawn(self) -> Tensor:
@@ -26,6 +32,26 @@ class Choice(NamedTuple):
         """Which of the samples that z [b n z] stands for are the empty map, bool [b n]: z's last number says."""
         chosen: Tensor = torch.special.ndtr(z[..., -1].float()) < self.drawn[:, None]
         return chosen
+
+    def shapes_of(self, z: Tensor, shapes: Tensor) -> Tensor:
+        """The shape [b n ...] of each sample that z [b n z] stands for, of `shapes`, [b n ...] or the m [b m ...].
+
+        From the smallest numbers of z to the largest: the empty map, the first shape, the second, ... So draws that are
+        spread evenly over z hold each as often as it should be.
+        """
+        if self.weights is None:
+            return shapes
+        drawn = self.drawn[:, None]
+        rest = (torch.special.ndtr(z[..., -1].float()) - drawn) / (1 - drawn).clamp_min(1e-6)
+        index = (rest[..., None] >= self.weights.cumsum(1)[:, None, :-1]).sum(2)  # [b n]
+        chosen: Tensor = shapes[torch.arange(len(shapes), device=shapes.device)[:, None], index]
+        return chosen
+
+    def samples_of(self, z: Tensor, shapes: Tensor, certain: float = CERTAIN) -> Tensor:
+        """The samples [b n k h w], logits like `shapes`, or with `certain` 1 probabilities; class 0 of the empty map has it."""
+        nothing = torch.zeros_like(shapes[:1, :1])
+        nothing[:, :, 0] = certain
+        return torch.where(self.falls(z)[..., None, None, None], nothing, self.shapes_of(z, shapes))
 
 
 class RefinementNet(Protocol):
@@ -43,4 +69,5 @@ class RefinementNet(Protocol):
         """Logits [b n k h w] of the samples that z [b n z] stands for."""
 
     def hypotheses(self, features: Any, z: Tensor) -> tuple[Tensor, Choice | None]:
-        """The same before the choice of the empty map, and that choice; None for a network without it."""
+        """The same before anything is chosen, and the choice; None for a network without it. With `choice.weights` [b m]
+        these are all m shapes [b m k h w], whatever z."""

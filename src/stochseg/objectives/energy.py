@@ -57,6 +57,7 @@ def energy_loss(
     present: Tensor | None = None,
     ignored: Tensor | None = None,
     block: int = 1,
+    whole: bool = False,
 ) -> Tensor:
     """Energy loss of each image, [b], in float32 (float64 for float64); see the module for the equation.
 
@@ -69,12 +70,15 @@ def energy_loss(
     that count in no map, where they were not masked in all maps before (`mask_ignored`). block: side of the blocks of
     pixels that are summed before: a Jaccard of the counts in blocks, of negative type as well, blind inside a block.
 
+    whole: the weighted samples are all that can be drawn, so that two draws may be the same map, at distance 0: the loss is
+    then its exact expectation, not an estimate.
+
     empty: [b], the probability that a draw is the map without anything instead of one of these samples. It enters by its
     exact expectation, so that its gradient has no noise of draws.
 
     spread: weight of the repelling term, a number or [b]. 1 is the unbiased squared MMD. (m - 1) / m is the expected
     V statistic of m samples, what a GED of m samples scores: 15/16 for GED16; its best sampler is a little less diverse
-    than the raters. For weighted maps that are themselves the whole distribution, 1 - sum of squares of the weights.
+    than the raters.
 
     On hard maps with smooth = e it is, up to the raters' own constant d_yy, the U statistic of
     `metrics.generalized_energy_distance` under `replace(get_convention("car"), smooth=e)` (similarity="dice" for Dice).
@@ -105,7 +109,7 @@ def energy_loss(
     w_sy = sample_weights[:, :, None] * weights[:, None]
     w_ss = sample_weights[:, first] * sample_weights[:, second]
     near = (d_sy * w_sy).sum((1, 2)) / w_sy.sum((1, 2))
-    apart = (d_ss * w_ss).sum(1) / w_ss.sum(1)
+    apart = (d_ss * w_ss).sum(1) / (sample_weights.sum(1).square() / 2 if whole else w_ss.sum(1))
     if empty is not None:
         d_ey, d_es = (_distance(torch.zeros_like(a), a, shares, kernel, smooth, pixels) for a in (area_y, area_s))
         d_ey = (d_ey * weights).sum(1) / weights.sum(1)
@@ -116,9 +120,13 @@ def energy_loss(
     return loss
 
 
-def mean_of_samples(samples: Tensor, empty: Tensor | None = None) -> Tensor:
-    """The mean [b k h w] of soft maps [b n k h w], of which a share `empty` [b] is the map without anything instead."""
-    mean = full_precision(samples).mean(1)
+def mean_of_samples(samples: Tensor, empty: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    """The mean [b k h w] of soft maps [b n k h w], of which a share `empty` [b] is the map without anything instead.
+
+    weights: [b n], rows summing to 1, how likely each map is; default: equally.
+    """
+    s = full_precision(samples)
+    mean = s.mean(1) if weights is None else torch.einsum("bnkhw,bn->bkhw", s, weights.to(s.dtype))
     if empty is None:
         return mean
     nothing = torch.zeros_like(mean)
@@ -135,7 +143,9 @@ def marginal_cross_entropy(mean: Tensor, target: Tensor) -> Tensor:
     return -(target * mean.clamp_min(1e-6).log()).sum(1).mean()
 
 
-def marginal_brier(samples: Tensor, target: Tensor, empty: Tensor | None = None) -> Tensor:
+def marginal_brier(
+    samples: Tensor, target: Tensor, empty: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
     """Squared distance of the samples' mean from the raters' mean, summed over classes, mean over pixels: a scalar.
 
         1/(n (n-1)) sum_(i != j) s_i s_j - 2 mean_i s_i t + t^2
@@ -143,7 +153,12 @@ def marginal_brier(samples: Tensor, target: Tensor, empty: Tensor | None = None)
     samples: soft maps [b n k h w], n >= 2; target: the raters' frequencies t [b k h w], rows of zeros where a pixel is
     ignored, which counts 0; empty: [b], the share of draws that are the map without anything instead. Unbiased for any n
     (so it can be negative), unlike the cross entropy of a mean of few samples, which prefers soft maps to rare hard ones.
+    weights: [b n], rows summing to 1, where the maps are all that can be drawn: their mean is then known, not estimated.
     """
+    if weights is not None:
+        t = full_precision(target)
+        valid = t.sum(1) > 0
+        return ((mean_of_samples(samples, empty, weights) - t).square().sum(1) * valid).mean()
     s, t = full_precision(samples), full_precision(target)
     n = s.shape[1]
     if n < 2:

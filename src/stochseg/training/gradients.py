@@ -10,7 +10,6 @@ from stochseg.config import ObjectiveConfig
 from stochseg.data.batches import Batch
 from stochseg.models.blackbox import with_seen
 from stochseg.models.class_maps import class_maps, one_hot_maps
-from stochseg.models.interfaces import Choice
 from stochseg.models.precision import autocast
 from stochseg.objectives.adversarial import straight_through
 from stochseg.objectives.calibration import mask_ignored
@@ -78,10 +77,11 @@ def accumulate_gradients(
 
     q = _visible(logits.detach().float().softmax(1), targets, ignore)
     with timed("G"), autocast(dtype, device):
-        logits, choice = hypothesise(networks, x, q, z)  # [b n k h w]
+        logits, choice = hypothesise(networks, x, q, z)  # [b n k h w], or all m shapes [b m k h w]
     empty = None if choice is None else choice.empty
     samples = logits.float().softmax(2)
-    mean = mean_of_samples(samples, empty)
+    weights = None if choice is None else choice.weights
+    mean = mean_of_samples(samples, empty, weights)
     total = samples.new_zeros(())
     if objective.energy:
         counted, present = _flipping(targets.labels, flips)
@@ -95,6 +95,8 @@ def accumulate_gradients(
                 objective.smooth,
                 ignore,
                 objective.spread,
+                sample_weights=weights,
+                whole=weights is not None,
                 empty=empty,
                 counted=counted,
                 present=present,
@@ -111,20 +113,22 @@ def accumulate_gradients(
         losses["marginal"] = (
             marginal_cross_entropy(mean, targets.mean)
             if objective.marginal_score == "log"
-            else marginal_brier(samples, targets.mean, empty)
+            else marginal_brier(samples, targets.mean, empty, weights)
         )
         total = total + objective.marginal * losses["marginal"]
     if objective.empty and choice is not None:
         losses["empty"] = empty_cross_entropy(choice.empty, targets.labels, targets.weights, ignore)
-        equally = samples.new_full(samples.shape[:2], 1 / samples.shape[1])
-        shapes = _visible(straight_through(samples.detach()), targets, ignore)
-        losses["by_shape"] = empty_cross_entropy(choice.by_shape, shapes, equally, ignore)
-        total = total + objective.empty * (losses["empty"] + losses["by_shape"])
+        total = total + objective.empty * losses["empty"]
+        if weights is None:  # else it is counted, not learned
+            equally = samples.new_full(samples.shape[:2], 1 / samples.shape[1])
+            shapes = _visible(straight_through(samples.detach()), targets, ignore)
+            losses["by_shape"] = empty_cross_entropy(choice.by_shape, shapes, equally, ignore)
+            total = total + objective.empty * losses["by_shape"]
     discriminator = networks["discriminator"] if "discriminator" in networks and objective.adversarial else None
     maps = samples
     if discriminator is not None:
         samples = _visible(samples, targets, ignore)
-        maps = samples if choice is None else _with_empty(samples, choice, z)
+        maps = samples if choice is None else choice.samples_of(z, samples, certain=1)
         maps = straight_through(maps) if objective.adversary == "relativistic" else maps
     papers, sum_of_papers = refinement_losses(
         CATEGORICAL, discriminator, x, targets.one, maps, mean, q, objective, dtype, targets.ignored
@@ -147,13 +151,6 @@ def _flipping(labels: Tensor, flips: Sequence[tuple[int, int, float]]) -> tuple[
     for source, target, _ in flips:
         present[:, source] = present[:, target] = shown[:, source] | shown[:, target]
     return [c for flip in flips for c in flip[:2]], present
-
-
-def _with_empty(samples: Tensor, choice: Choice, z: Tensor) -> Tensor:
-    """The samples [b n k h w] as they are drawn: without anything where z chooses so."""
-    nothing = torch.zeros_like(samples[:1, :1])
-    nothing[:, :, 0] = 1
-    return torch.where(choice.falls(z)[..., None, None, None], nothing, samples)
 
 
 def _visible(maps: Tensor, targets: Targets, ignore: int | None) -> Tensor:
