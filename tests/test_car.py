@@ -203,8 +203,9 @@ def test_bfloat16_stays_near_float32(images: torch.Tensor) -> None:
 
 
 @pytest.mark.gpu
-def test_the_gpu_agrees_with_the_cpu(images: torch.Tensor) -> None:
-    model = made("film")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gpu_agrees_with_the_cpu(kind: str, images: torch.Tensor) -> None:
+    model = made(kind)
     z = torch.randn(3, 4, model.latent)
     on_cpu = model.refine(images, model.probabilities(images), z)
     model.to("cuda")
