@@ -244,7 +244,7 @@ def _overlaps(s: Tensor, y: Tensor, areas: Tensor, kernel: Kernel) -> Tensor:
 def _overlaps_within(s: Tensor, areas: Tensor, kernel: Kernel) -> Tensor:
     """Overlap of each two samples, [b pairs k-1], pairs in the order of `torch.triu_indices`."""
     n = s.shape[1]
-    if kernel == "product":
+    if kernel == "product" or _is_hard(s):
         first, second = torch.triu_indices(n, n, 1, device=s.device)
         return torch.einsum("bnkp,bmkp->bnmk", s, s)[:, first, second]
     apart = [(s[:, i : i + 1] - s[:, i + 1 :]).abs().sum(-1) for i in range(n - 1)]
@@ -252,4 +252,5 @@ def _overlaps_within(s: Tensor, areas: Tensor, kernel: Kernel) -> Tensor:
 
 
 def _is_hard(y: Tensor) -> bool:
+    """Whether maps are of 0 and 1 alone, and no gradient is asked for; then min(a, b) = a b."""
     return not y.requires_grad and bool(((y == 0) | (y == 1)).all())
