@@ -60,7 +60,7 @@ def test_a_card_follows_its_run(tmp_path: Path) -> None:
     model.save(tmp_path / "copy")
     assert (tmp_path / "copy" / "README.md").read_text() == card
 
-    model.networks["refinement"].head.bias.data += 1
+    model.networks["refinement"].stem.bias.data += 1
     keep_model(model, run, 3)  # better weights
     evaluate(run, store, "val", samples=4)
     assert [line for line in card_of(run).splitlines() if "| blobs, test" in line] == []

@@ -65,7 +65,10 @@ def test_overrides_win_and_a_budget_replaces_the_presets() -> None:
         ({"phases.refinement.weight_decay": -1.0}, r"weight_decay -1.0"),
         ({"refinement.dropout": 1.5}, r"--refinement.dropout 1.5"),
         ({"refinement.hypotheses": 1}, r"--refinement.hypotheses 1: must be at least 2"),
-        ({"refinement.net": "paper", "refinement.choice": True}, r"--refinement.choice True: must be false unless net is film"),
+        (
+            {"refinement.net": "paper", "refinement.choice": True},
+            r"--refinement.choice True: must be false unless net is film",
+        ),
         ({"discriminator.width": 0}, r"--discriminator.width 0"),
         ({"precision": "float16"}, r"precision.*float16"),
     ],

@@ -61,6 +61,9 @@ class Hypotheses(nn.Module):
         self.of_image = nn.Linear(image, TOKEN)
         self.query = nn.Sequential(nn.SiLU(), _mlp(TOKEN, TOKEN, (EMBEDDING + 1) * classes))
         self.weight = _mlp(TOKEN + 2 * within, TOKEN, TOKEN // 2, 1)
+        self.weight[-1].register_parameter(
+            "bias", None
+        )  # it would be the same for all shapes, and softmax sees only differences
         self.presence = _mlp(image + within, TOKEN // 2, 1)
 
     def encode(self, x: Tensor, q: Tensor) -> Features:
