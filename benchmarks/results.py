@@ -22,7 +22,7 @@ from pathlib import Path
 PAGE = Path(__file__).parents[1] / "docs/results.md"
 LINE_OF = {
     "lidc": "`lidc`, 20 minutes",
-    "lidc30": "`lidc`, 3,140 steps",
+    "film30": "film, 3,140 steps",
     "lidc-paper64": "the paper's losses, 20 minutes",
     "ssn": "stochastic segmentation networks",
     "punet": "Probabilistic U-Net",

@@ -47,7 +47,7 @@ def without_out(words: tuple[str, ...]) -> tuple[str, ...]:
 def test_every_command_of_the_page_is_in_a_row() -> None:
     page = results.PAGE.read_text()
     rows = results.rows_of(page)
-    assert {"lidc", "lidc30", "lidc-paper64", "camvid", "demo"} <= {row.name for row in rows}
+    assert {"lidc", "film30", "lidc-paper64", "camvid", "demo"} <= {row.name for row in rows}
     assert len({row.name for row in rows}) == len(rows)
     carried = [
         without_out(words) for row in rows for words in row.commands
