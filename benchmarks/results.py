@@ -1,7 +1,7 @@
 """Runs again what docs/results.md records: the commands are read from that page, so the two cannot part.
 
     python benchmarks/results.py --list
-    python benchmarks/results.py --only lidc lidc30 --set SRC=PATH
+    python benchmarks/results.py --only lidc film30 --set SRC=PATH
 
 A row is a run of the page, with all that it takes: its store, a black box, the training, the evaluation. What is there
 already is kept, and a training that was stopped goes on, so the script may be ended and started again. At the end the
