@@ -11,8 +11,8 @@ def wait_asleep() -> None:
 
     A step is thousands of pieces of work that all threads share. While another program has one of the cores, the threads
     on the others wait for the one that is not running, and as it comes keep it from running by that: beside one busy
-    program two threads trained at 9 images/s, with this at 36, on an idle machine at 77 and 72. What the environment
-    says (GOMP_SPINCOUNT, OMP_WAIT_POLICY) holds.
+    program two threads train several times as fast with this (`benchmarks/threads.py`). What the environment says
+    (GOMP_SPINCOUNT, OMP_WAIT_POLICY) holds.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

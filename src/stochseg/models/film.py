@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stochseg.models.blocks import conv, conv_block, to_blocks, to_pixels, upsample
+from stochseg.models.blocks import conv, to_pixels, upsample
 from stochseg.models.interfaces import FIELD, Choice
-from stochseg.models.padding import pad_to_multiple
+from stochseg.models.pyramid import Pyramid
 
 SHARP = 0.2
 """Temperature of samples with class noise: soft maps are then nearly the class maps that are scored."""
@@ -28,7 +28,7 @@ class Features:
     crop: Callable[[Tensor], Tensor]
 
 
-class FilmRefinement(nn.Module):
+class FilmRefinement(Pyramid):
     """Refinement network G([x, q], z) -> logits [b n k h w]; images [b c h w] in [-1, 1], q [b k h w], z [b n z].
 
     z = [global, field, classes, choice]: the global part scales and shifts features at every level (FiLM, Perez et al.
@@ -56,16 +56,11 @@ class FilmRefinement(nn.Module):
         fine: bool = True,
         class_noise: bool = False,
     ):
-        super().__init__()
-        self.patch = patch
-        self.stride = patch * 2 ** (len(widths) - 1)
+        super().__init__(channels, classes, widths, patch)
         self.class_noise = class_noise
         self._parts = [latent, FIELD * FIELD * field, classes * class_noise, int(choice)]
         self.latent = sum(self._parts)
         self.field_part = slice(latent, latent + FIELD * FIELD * field)
-        self.stem = conv((channels + classes) * patch**2, widths[0])
-        self.down = nn.ModuleList(conv_block(a, b) for a, b in zip(widths, widths[1:]))
-        self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
         self.style = nn.Sequential(nn.Linear(latent, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.bring = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.steps = nn.ModuleList(FilmStep(width, 64, field) for width in widths[1:])
@@ -76,15 +71,8 @@ class FilmRefinement(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def encode(self, x: Tensor, q: Tensor) -> Features:
-        base = q.float().clamp_min(1e-4).log()
-        full, crop = pad_to_multiple(torch.cat([x, base.to(x.dtype)], 1), self.stride)
-        level = self.stem(to_blocks(full, self.patch))
-        levels = [level]
-        for block in self.down:
-            level = block(F.max_pool2d(level, 2))
-            levels.append(level)
-        levels[:-1] = [skip(a) for skip, a in zip(self.skip, levels)]
-        return Features(levels, base, self._choice(level), crop)
+        levels, base, crop = self.levels(x, q)
+        return Features(levels, base, self._choice(levels[-1]), crop)
 
     def decode(self, features: Features, z: Tensor) -> Tensor:
         shapes, choice = self.hypotheses(features, z)

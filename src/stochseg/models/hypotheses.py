@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stochseg.models.blocks import conv, conv_block, norm, to_blocks, to_pixels, upsample
+from stochseg.models.blocks import conv, norm, to_pixels, upsample
 from stochseg.models.interfaces import Choice
-from stochseg.models.padding import pad_to_multiple
+from stochseg.models.pyramid import Pyramid
 
 EMBEDDING = 32
 """Length of what the network says of a pixel, of which every shape is a weighting of its own."""
@@ -24,7 +24,7 @@ class Features(NamedTuple):
     choice: Choice
 
 
-class Hypotheses(nn.Module):
+class Hypotheses(Pyramid):
     """Refinement network G([x, q], z) -> logits [b n k h w]; images [b c h w] in [-1, 1], q [b k h w], z [b n 1].
 
     A U-Net says E numbers of every pixel. Each of m shapes has a token, made of the image as a whole and of a learned
@@ -42,13 +42,9 @@ class Hypotheses(nn.Module):
     def __init__(
         self, channels: int, classes: int, count: int = 8, widths: Sequence[int] = (16, 32, 64), patch: int = 1
     ):
-        super().__init__()
+        super().__init__(channels, classes, widths, patch)
         self.latent, self.field_part = 1, slice(0, 0)
-        self.classes, self.patch = classes, patch
-        self.stride = patch * 2 ** (len(widths) - 1)
-        self.stem = conv((channels + classes) * patch**2, widths[0])
-        self.down = nn.ModuleList(conv_block(a, b) for a, b in zip(widths, widths[1:]))
-        self.skip = nn.ModuleList(nn.Conv2d(a, a, 1) for a in widths[:-1])
+        self.classes = classes
         self.bring = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.up = nn.ModuleList(
             nn.Sequential(norm(a), nn.SiLU(), conv(a, a), norm(a), nn.SiLU(), conv(a, a), nn.SiLU())
@@ -61,22 +57,16 @@ class Hypotheses(nn.Module):
         self.of_image = nn.Linear(image, TOKEN)
         self.query = nn.Sequential(nn.SiLU(), _mlp(TOKEN, TOKEN, (EMBEDDING + 1) * classes))
         self.weight = _mlp(TOKEN + 2 * within, TOKEN, TOKEN // 2, 1)
-        self.weight[-1].register_parameter(
-            "bias", None
-        )  # it would be the same for all shapes, and softmax sees only differences
+        # a bias would be the same for all shapes, and softmax sees only differences
+        self.weight[-1].register_parameter("bias", None)
         self.presence = _mlp(image + within, TOKEN // 2, 1)
 
     def encode(self, x: Tensor, q: Tensor) -> Features:
-        base = q.float().clamp_min(1e-4).log()
-        full, crop = pad_to_multiple(torch.cat([x, base.to(x.dtype)], 1), self.stride)
-        level = self.stem(to_blocks(full, self.patch))
-        levels = [level]
-        for block in self.down:
-            level = block(F.max_pool2d(level, 2))
-            levels.append(level)
+        levels, base, crop = self.levels(x, q)
+        level = levels[-1]
         image = torch.cat([level.mean((2, 3)), level.amax((2, 3))], 1)
         for i in reversed(range(len(self.up))):
-            level = self.up[i](upsample(self.bring[i](level)) + self.skip[i](levels[i]))
+            level = self.up[i](upsample(self.bring[i](level)) + levels[i])
         pixels = F.silu(crop(to_pixels(self.embed(level), self.patch)))  # [b e h w]
         tokens = self.of_image(image)[:, None] + self.of_code(self.codes)  # [b m t]
         shapes = self._shapes(tokens, pixels) + base[:, None]

@@ -66,16 +66,17 @@ def _draw_group(refinement: RefinementNet, x: Tensor, q: Tensor, z: Tensor, tili
         nonlocal doubts
         for columns in _groups(tiling, n):
             features = refinement.encode(_cut(x, tiling, y, columns), _cut(q, tiling, y, columns))
-            own = [tiling.seen_by_tile(z, refinement.latent, refinement.field_part, y, left) for left in columns]
-            logits, choice = refinement.hypotheses(features, torch.stack(own))
-            if choice is not None:
-                doubts = True
-                logits = choice.shapes_of(torch.stack(own), logits)
-            found = logits.float().flatten(1, 2)
-            if choice is not None:
-                empty = choice.drawn[:, None, None, None].expand(-1, 1, *found.shape[2:])
-                found = torch.cat([found, empty.to(found)], 1)
-            yield from found
+            own = torch.stack(
+                [tiling.seen_by_tile(z, refinement.latent, refinement.field_part, y, left) for left in columns]
+            )
+            logits, choice = refinement.hypotheses(features, own)
+            if choice is None:
+                yield from logits.float().flatten(1, 2)
+                continue
+            doubts = True
+            found = choice.shapes_of(own, logits).float().flatten(1, 2)
+            empty = choice.drawn[:, None, None, None].expand(-1, 1, *found.shape[2:])
+            yield from torch.cat([found, empty.to(found)], 1)
 
     maps = torch.empty(n, h, w, dtype=torch.uint8, device=x.device)
     empty = torch.empty(h, w)
