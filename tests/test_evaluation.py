@@ -218,6 +218,18 @@ def test_scores_of_stratified_samples_go_apart(run: Path, tiny_store: Path) -> N
     assert "stratified" not in scores_table(plain)
 
 
+def test_scores_in_orientations_go_apart(run: Path, tiny_store: Path) -> None:
+    plain = evaluate(run, tiny_store, "val", samples=4)
+    card = (run / "model" / "README.md").read_text()
+    found = evaluate(run, tiny_store, "val", samples=4, orientations=8)
+    assert found["ged"] != plain["ged"]
+    assert json.loads((run / "evaluation" / "val.json").read_text())["ged"] == plain["ged"]
+    assert json.loads((run / "evaluation" / "val_8_orientations.json").read_text())["orientations"] == 8
+    assert "4 samples an image in 8 orientations" in scores_table(found)
+    assert "orientations" not in scores_table(plain)
+    assert (run / "model" / "README.md").read_text() == card
+
+
 def test_how_often_nothing_is_marked(run: Path, tiny_store: Path) -> None:
     result = evaluate(run, tiny_store, "val", samples=4)
     with np.load(run / "evaluation" / "val.npz") as arrays:

@@ -100,9 +100,8 @@ def scores_text(evaluations: Sequence[Mapping[str, Any]], calibration: Mapping[s
 def refresh_card(run: Path, model_folder: Path) -> None:
     """Put the scores of RUN/evaluation that are of these weights into the card, and what the model was calibrated to."""
     weights = sum_in(model_folder / "model.safetensors")
-    evaluations = [
-        e for e in map(_read, sorted((run / "evaluation").glob("*.json"))) if e.get("draws") == "independent"
-    ]
+    found = map(_read, sorted((run / "evaluation").glob("*.json")))
+    evaluations = [e for e in found if e.get("draws") == "independent" and e.get("orientations", 1) == 1]
     calibration = _read(model_folder / "calibration.json") if (model_folder / "calibration.json").is_file() else None
     temperature = (calibration or {}).get("temperature")
     of_it = [e for e in evaluations if (e.get("weights"), e.get("temperature")) == (weights, temperature)]

@@ -28,6 +28,7 @@ from stochseg.models.weights_file import sum_in
 from stochseg.processes import current, joined
 from stochseg.progress import say
 from stochseg.sampling.latents import Draws, latents
+from stochseg.sampling.orientations import Orientations
 from stochseg.scoring.scores import averages, calibration_errors
 from stochseg.scoring.shared import score_shared
 from stochseg.scoring.split_scores import Scores, images_at_once, score_split, spread
@@ -49,6 +50,7 @@ def evaluate(
     precision: str = "auto",
     device: str = "auto",
     draws: Draws = "independent",
+    orientations: Orientations = 1,
     limit: int | None = None,
     verify: bool = False,
     calibration: nn.Module | None = None,
@@ -72,6 +74,8 @@ def evaluate(
         device: auto, cpu, cuda, ...
         draws: independent, or stratified: samples spread evenly over the noise, whose scores are no scores of draws and
             go apart, to RUN/evaluation/SPLIT_stratified.json.
+        orientations: draw each sample in one of 1, 2 (mirrored too) or 8 (turned too) orientations of its image, for models
+            whose training mirrored and turned; such scores go apart too, to RUN/evaluation/SPLIT_8_orientations.json.
         limit: score this many images, spread over the split, instead of all.
         verify: read the whole store first and compare its sha256.
         calibration: the calibration module, where the model was built with one of its own.
@@ -90,6 +94,7 @@ def evaluate(
         chosen = store.split(split)
         weights = sum_in(model_folder(run) / "model.safetensors")
         model = Segmenter.load(run, precision, world.device(device), calibration, blackbox)
+        model.orientations = orientations
         check_fit(model, store)
         check_blackbox(chosen, model.needs_blackbox)
         flips = store.flips or None
@@ -106,6 +111,7 @@ def evaluate(
         rows = list(range(len(chosen))) if limit is None else spread(len(chosen), limit)
         rows, skipped = _usable(store, chosen, rows, on_error)
     name = split if draws == "independent" else f"{split}_{draws}"
+    name += f"_{orientations}_orientations" if orientations > 1 else ""
     _say_replaced(folder / f"{name}.json", len(rows), rule.name)
     start = time.monotonic()
     scores = score_shared(
@@ -140,6 +146,7 @@ def evaluate(
         "split": split,
         "samples": samples,
         "draws": draws,
+        "orientations": orientations,
         "convention": rule.name,
         "flips": None if flips is None else [[*flip] for flip in flips],
         "split_images": len(chosen),

@@ -29,6 +29,7 @@ from stochseg.progress import say, track
 from stochseg.sampling import choose
 from stochseg.sampling.latents import Draws, latents
 from stochseg.sampling.maps import MapFormat
+from stochseg.sampling.orientations import Orientations
 from stochseg.sampling.tiling import Tile
 from stochseg.sampling.write import SUMMARY, Sampled, is_written, remove_partial, write_sampled
 from stochseg.wording import counted, some
@@ -55,6 +56,7 @@ def sample_files(
     samples: int = 16,
     seed: int = 0,
     draws: Draws = "independent",
+    orientations: Orientations = 1,
     most_different: int | None = None,
     blackbox: str | Path | None = None,
     blackbox_ids: str = "auto",
@@ -83,6 +85,8 @@ def sample_files(
         samples: samples of an image.
         seed: of the samples.
         draws: independent, or stratified: spread evenly over the noise, so that few samples stand for the distribution.
+        orientations: draw each sample in one of 1, 2 (mirrored too) or 8 (turned too) orientations of its image, for models
+            whose training mirrored and turned.
         most_different: show this many of the samples, those that stand for all best (k-medoids under IoU), with the share of
             samples that each speaks for.
         blackbox: for a model over a black box: a folder or archive of its predictions of these images, one PNG or NPY each,
@@ -118,6 +122,11 @@ def sample_files(
         model = load(run, precision, world.device(device))
         box = None if blackbox is None else Path(blackbox)
         answer = answers_for(model, box, blackbox_ids, [folder.name for folder in folders.values()])
+        model.orientations = orientations
+        if orientations > 1 and model.coverage:
+            raise InputError(
+                f"--orientations {orientations}: the coverage levels of {run} were fitted on images as they are; leave it out"
+            )
         model.tiling(model.size, tiles)  # refuses what it cannot do
         check_writable(out, f"--out {out}")
         settings = _settings(model, run, samples, seed, draws, most_different, box) | {
@@ -196,6 +205,7 @@ def _settings(
         "samples": samples,
         "seed": seed,
         "draws": draws,
+        "orientations": model.orientations,
         "shown": different,
         "blackbox": blackbox and str(blackbox),
         "model": str(run),
@@ -240,7 +250,7 @@ def _sample_one(
     samples, seed, draws = settings["samples"], settings["seed"], settings["draws"]
     drawn = max(samples, model.coverage.samples if model.coverage else 0)  # the levels hold for their own number
     z = latents(seed, [number], drawn, model.latent, draws)
-    if tiling:
+    if tiling and model.orientations == 1:  # else each orientation has tiles of its own
         z = tiling.widened(z)
     k = len(model.classes)
     check_bytes(image.images[:, 0].numel() * (drawn + 2 * k * 4), file)

@@ -57,7 +57,7 @@ class Baseline(Segmenter):
         """Probabilities float32 [b n k h w] of the samples that z [b n z] stands for; a class map is their argmax."""
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
+    def marginals(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
         """The mean of soft samples of a fixed z: float32 [b k h w]."""
         self.tiling((images.shape[-2], images.shape[-1]), tile)  # refuses them
         z = torch.randn(MARGINAL_SAMPLES, self.latent, generator=torch.Generator().manual_seed(0))

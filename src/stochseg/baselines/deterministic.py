@@ -34,7 +34,7 @@ class Deterministic(Baseline):
         return drawn.softmax(2)
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
+    def marginals(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
         x = self.as_input(images)
         self.as_seen(x, blackbox)  # refuses one
         self.tiling((x.shape[-2], x.shape[-1]), tile)  # refuses them

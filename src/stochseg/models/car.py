@@ -122,8 +122,7 @@ class CAR(Segmenter):
             self.blackbox.to(device)
         return super().to(device)
 
-    def probabilities(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
-        """The calibrated marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]; blackbox, tile: see `sample`."""
+    def marginals(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
         x = self.as_input(images)
         seen = self.as_seen(x, blackbox)
         tiling = self.tiling((x.shape[-2], x.shape[-1]), tile)

@@ -26,6 +26,7 @@ from stochseg.models.model_files import load_weights, model_folder, numbered_cla
 from stochseg.models.precision import autocast, resolve_precision
 from stochseg.models.temperature import check_temperature
 from stochseg.models.weights_file import write_weights
+from stochseg.sampling.orientations import check_orientations, mean_over_orientations, sample_oriented
 from stochseg.sampling.tiling import Tile, Tiling, tiling_of
 
 FORMAT = "stochseg-model"
@@ -77,6 +78,7 @@ class Segmenter(ABC):
         self.windows: Windows = None
         """How images became the bytes that it was trained on, where they were of more bits."""
         self.calibrated: Calibrated | None = None
+        self.orientations = 1
         self.card = ""
         """The text of README.md beside the weights that it was loaded from."""
 
@@ -86,8 +88,8 @@ class Segmenter(ABC):
         """Length of z."""
 
     @abstractmethod
-    def probabilities(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
-        """The marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]; tile: see `sample`."""
+    def marginals(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
+        """`probabilities` of the images as they are."""
 
     @abstractmethod
     def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -115,6 +117,14 @@ class Segmenter(ABC):
     def from_facts(cls, facts: Mapping[str, Any], precision: str, calibration: nn.Module | None) -> Self:
         """The same networks without their weights; KeyError, TypeError or ValueError where facts are damaged."""
 
+    def probabilities(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
+        """The calibrated marginals q, float32 [b k h w], of images [b c h w] in [-1, 1]; blackbox, tile: see `sample`."""
+        if self.orientations == 1:
+            return self.marginals(images, blackbox, tile)
+        return mean_over_orientations(
+            lambda x, seen: self.marginals(x, seen, tile), images, blackbox, self.orientations
+        )
+
     @torch.no_grad()
     def sample(
         self,
@@ -133,12 +143,20 @@ class Segmenter(ABC):
         under one z for the whole image; "auto": in tiles of the training size, where the method can. Images in tiles
         take z [b n z], or as `tiling(h, w).widened(z)` gives it.
         """
-        x = self.as_input(images)
-        seen = self.as_seen(x, blackbox)
         if n < 1:
             raise InputError(f"n {n}: draw at least 1 sample")
         if z is None:
-            z = torch.randn(len(x), n, self.latent, generator=generator)
+            z = torch.randn(len(images), n, self.latent, generator=generator)
+        if self.orientations == 1:
+            return self._sample(images, z, blackbox, tile)
+        self._check_latents(z, len(images))
+        return sample_oriented(
+            lambda x, its, seen: self._sample(x, its, seen, tile), images, z, blackbox, self.orientations
+        )
+
+    def _sample(self, images: Tensor, z: Tensor, blackbox: Tensor | None, tile: Tile) -> Tensor:
+        x = self.as_input(images)
+        seen = self.as_seen(x, blackbox)
         tiling = self.tiling((x.shape[-2], x.shape[-1]), tile)
         if tiling is None:
             self._check_latents(z, len(x))
@@ -199,6 +217,21 @@ class Segmenter(ABC):
     def coverage(self) -> Coverage | None:
         """What `coverage_sets` goes by; None where `stochseg calibrate` has not run."""
         return self.calibrated.coverage if self.calibrated else None
+
+    @property
+    def orientations(self) -> int:
+        """In how many orientations `sample` and `probabilities` see an image: 1, 2 (mirrored too) or 8 (turned too).
+
+        Each sample is drawn in one of them, at random as its z says; q is their mean. For models whose training mirrored
+        and turned images (input.flips, input.turns): the score is better, an image costs as many passes, and no more
+        samples. Raises InputError for another number. z is [b n z] then, for tiles too.
+        """
+        return self._orientations
+
+    @orientations.setter
+    def orientations(self, count: int) -> None:
+        check_orientations(count)
+        self._orientations = count
 
     @property
     def device(self) -> torch.device:

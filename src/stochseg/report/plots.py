@@ -55,8 +55,9 @@ class Example:
 
 def read_evaluations(run: Path) -> list[Evaluated]:
     """The evaluated splits of a run: test, then val, then others by name. InputError where there is none."""
-    # scores of stratified samples stay apart: they are not scores of draws
-    files = [file for file in (run / "evaluation").glob("*.json") if not file.stem.endswith("_stratified")]
+    # scores of stratified samples are not scores of draws, those in several orientations not of the model alone
+    apart = ("_stratified", "_orientations")
+    files = [file for file in (run / "evaluation").glob("*.json") if not file.stem.endswith(apart)]
     if not files:
         raise InputError(
             f"{run}: was not evaluated yet; run `stochseg evaluate {shlex.quote(str(run))} --data STORE --split val` first"

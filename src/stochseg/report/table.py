@@ -136,7 +136,8 @@ def more_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 def caption(result: dict[str, Any]) -> str:
     return (
         f"{images(result)} of {groups(result)}, split {result['split']}, {counted(result['samples'], 'sample')} an image"
-        f"{' (stratified, not independent draws)' if result.get('draws', 'independent') != 'independent' else ''}, "
+        f"{' (stratified, not independent draws)' if result.get('draws', 'independent') != 'independent' else ''}"
+        f"{' in {} orientations'.format(result['orientations']) if result.get('orientations', 1) > 1 else ''}, "
         f"convention {result['convention']}; [95 % interval over {groups(result).split()[-1]}]"
     )
 
