@@ -370,3 +370,28 @@ def test_the_most_different_samples_are_named_and_all_are_kept(model: Path, pixe
     assert sum(facts["most_different"]["shares"]) == pytest.approx(1)
     with pytest.raises(InputError, match="--most-different 3: must be from 1 to --samples 2"):
         sample_files(model, [tmp_path / "a.npy"], tmp_path / "other", samples=2, most_different=3)
+
+
+def test_samples_in_orientations_are_those_of_the_model(pixels: np.ndarray, tmp_path: Path) -> None:
+    car = made()
+    car.save(tmp_path / "model")
+    np.save(tmp_path / "a.npy", pixels)
+    (folder,) = sample_files(tmp_path / "model", [tmp_path / "a.npy"], tmp_path / "out", 8, orientations=8).written
+    image = read_image(tmp_path / "a.npy", 1)[None]
+    car.orientations = 8
+    z = latents(0, [image_number(image[0])], 8, car.latent)
+    assert np.array_equal(maps_of(folder), car.sample(image, z=z, tile="auto")[0].numpy())
+    q = car.probabilities(image, tile="auto")[0].numpy()
+    np.testing.assert_allclose(np.load(folder / "marginals.npz")["q"], q, atol=1e-6)
+    assert json.loads((folder / "summary.json").read_text())["orientations"] == 8
+    car.orientations = 1
+    assert not np.array_equal(maps_of(folder), car.sample(image, z=z, tile="auto")[0].numpy())
+    with pytest.raises(InputError, match="out/a: was sampled with orientations 8, not 1"):
+        sample_files(tmp_path / "model", [tmp_path / "a.npy"], tmp_path / "out", 8, resume=True)
+    car.calibrated = Calibrated((1.0, 1.0), Coverage((None, 0.7), 5, 0.9), {})
+    car.save(tmp_path / "model")
+    with pytest.raises(
+        InputError, match="--orientations 2: the coverage levels of .*model were fitted on images as they are"
+    ):
+        sample_files(tmp_path / "model", [tmp_path / "a.npy"], tmp_path / "other", orientations=2)
+    assert not (tmp_path / "other").exists()

@@ -269,7 +269,8 @@ def _sample_one(
         "coverage": None,
     }
     kind = "" if draws == "independent" else f"{draws} "
-    name, notes = "", [f"{samples} {kind}samples, seed {seed}, model {settings['model']}"]
+    seen_from = f" in {model.orientations} orientations" if model.orientations > 1 else ""
+    name, notes = "", [f"{samples} {kind}samples{seen_from}, seed {seed}, model {settings['model']}"]
     chosen = None
     if different is not None:
         flat = torch.from_numpy(maps).flatten(1, 2)[None]  # [1 n s*h w]
