@@ -26,6 +26,7 @@ from stochseg.objectives.energy import (
     marginal_brier,
     marginal_cross_entropy,
     mean_of_samples,
+    nearest_distance,
 )
 
 STATISTICS: tuple[Statistic, ...] = ("U", "V")
@@ -270,6 +271,44 @@ def test_two_free_maps_and_their_weights_become_the_modes_and_their_frequencies(
         optimizer.step()
     assert torch.equal(one_hot_maps(logits.detach()[0].argmax(1), 2), both)
     assert choice.softmax(1)[0, 0].item() == pytest.approx(0.3, abs=0.01)
+
+
+@every_kernel
+@pytest.mark.parametrize("ignore", [None, 0, 2])
+def test_the_nearest_shape_is_that_of_the_loops(kernel: Kernel, ignore: int | None) -> None:
+    shapes, labels = soft_maps(3, 4, 3, 4, 5), soft_maps(3, 3, 3, 4, 5, seed=1)
+    labels = one_hot_maps(labels.argmax(2), 3)
+    labels[0, 1] = 0  # a missing rater
+    labels[1, 2, 1:], labels[1, 2, 0] = 0, 1  # one who marks nothing
+    labels[2, :, 1:], labels[2, :, 0] = 0, 1  # and an image where nobody does
+    found = nearest_distance(shapes, labels, None, kernel, 0.7, ignore)
+    wanted = []
+    for image, raters in ((0, [0, 2]), (1, [0, 1])):
+        each = [
+            min(slow_distance(s.numpy(), labels[image, j].numpy(), kernel, 0.7, ignore) for s in shapes[image])
+            for j in raters
+        ]
+        wanted.append(np.mean(each))
+    torch.testing.assert_close(found, torch.tensor([*wanted, 0.0], dtype=torch.float32), atol=1e-6, rtol=1e-5)
+
+
+def test_a_shape_that_is_never_drawn_learns_a_rare_answer_where_it_is_the_nearest() -> None:
+    """Both shapes near the frequent mode, the second held to be impossible: to the energy loss it does not exist."""
+    both = two_modes()
+    raters = torch.stack([both[0]] * 9 + [both[1]])[None]
+    for weight, wanted in ((0.0, 0), (1.0, 1)):
+        logits = torch.stack([3 * both[0], 2 * both[0]])[None].clone().requires_grad_()
+        logits.data[0, 1] += both[1]
+        optimizer = torch.optim.Adam([logits], 0.05)
+        for _ in range(200):
+            optimizer.zero_grad()
+            shapes = logits.softmax(2)
+            loss = energy_loss(shapes, raters, sample_weights=torch.tensor([[1.0, 0.0]]), whole=True)
+            (loss + weight * nearest_distance(shapes, raters)).sum().backward()
+            optimizer.step()
+        maps = one_hot_maps(logits.detach()[0].argmax(1), 2)
+        assert torch.equal(maps[0], both[0])
+        assert torch.equal(maps[1], both[wanted])
 
 
 @every_kernel

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stochseg.config import CalibrationConfig, RefinementConfig, ValidationConfig
+from stochseg.config import CalibrationConfig, ObjectiveConfig, RefinementConfig, ValidationConfig
 from stochseg.data.batches import Batch
 from stochseg.data.store import open_store
 from stochseg.errors import InputError, RunError
@@ -455,6 +455,20 @@ def test_a_model_of_ones_own_is_trained_and_resumed(tiny_store: Path, tmp_path: 
         train(mine(), tiny_store, tmp_path / "adversarial", **rest, steps=1, **{"objective.adversarial": 1.0})
     with pytest.raises(InputError, match="has 2 classes, the model 3"):
         train(CAR(3, 1), tiny_store, tmp_path / "other", **rest, steps=1)
+
+
+def test_the_pull_to_the_nearest_shape_ends_with_the_training(tiny_store: Path, tmp_path: Path) -> None:
+    objective = ObjectiveConfig(nearest=2.0)
+    assert [objective.at(p).nearest for p in (0.0, 0.25, 1.0, 1.01)] == [2.0, 1.5, 0.0, 0.0]
+    assert objective.at(1.0) == ObjectiveConfig()
+    more = {"refinement.net": "hypotheses", "objective.nearest": 2.0}
+    pulled = train(data=tiny_store, out=tmp_path / "pulled", config="lidc", **SMALL | more, steps=8)
+    assert all(0 < line["nearest"] < 1 for line in step_lines(pulled))
+    free = train(
+        data=tiny_store, out=tmp_path / "free", config="lidc", **SMALL | more | {"objective.nearest": 0}, steps=8
+    )
+    assert not same(weights(pulled), weights(free))
+    assert not any("nearest" in line for line in step_lines(free))
 
 
 @pytest.mark.parametrize("net", ["film", "hypotheses"])

@@ -1,6 +1,6 @@
 """The losses and their weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stochseg.config.checks import require
@@ -42,6 +42,9 @@ class ObjectiveConfig:
     empty: float = 0.0
     """Cross entropy of the chosen P(empty) against the share of raters who mark nothing; no part without such a
     choice (refinement.choice, or net hypotheses)."""
+    nearest: float = 0.0
+    """Distance from each rater to the nearest shape of refinement.net hypotheses, so that rare answers get a shape and none
+    is left unused; falls evenly to 0 over the training. No part of other networks."""
     r1: float = 10.0
     """Gradient penalty of the discriminator on real pairs."""
     r2: float = 0.0
@@ -57,6 +60,7 @@ class ObjectiveConfig:
             "energy",
             "marginal",
             "empty",
+            "nearest",
             "r1",
             "r2",
             "smooth",
@@ -74,3 +78,7 @@ class ObjectiveConfig:
             self.samples,
             "at least 2 for marginal_score brier",
         )
+
+    def at(self, progress: float) -> "ObjectiveConfig":
+        """The weights when this share of the training's budget is used up."""
+        return replace(self, nearest=self.nearest * max(0.0, 1 - progress)) if self.nearest else self

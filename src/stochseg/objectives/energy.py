@@ -120,6 +120,43 @@ def energy_loss(
     return loss
 
 
+def nearest_distance(
+    shapes: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    kernel: Kernel = "minmax",
+    smooth: float = 1.0,
+    ignore: int | None = None,
+    counted: Sequence[int] | None = None,
+    present: Tensor | None = None,
+    ignored: Tensor | None = None,
+    block: int = 1,
+) -> Tensor:
+    """How far the raters who mark something are from the shape nearest to each, their mean for each image, [b]; 0 where
+    none marks.
+
+        mean_j min_i d(s_i, y_j)
+
+    The loss of multiple choice learning (Guzman-Rivera et al. 2012), with the distance and the arguments of
+    `energy_loss`. A shape that is the best for a rare answer learns it at full strength, however unlikely it is held to
+    be, where the energy loss weights it by that likelihood, and leaves shapes that are never drawn as they are.
+    """
+    if weights is None:
+        weights = labels.detach().flatten(2).any(2)
+    counted_ids = _counted_ids(shapes.shape[2], ignore, counted)
+    s = full_precision(_in_blocks(_counted(shapes, counted_ids, ignored), block)).flatten(3)
+    y = _in_blocks(_counted(labels, counted_ids, ignored), block).to(s.dtype).flatten(3)
+    pixels = shapes.shape[-2] * shapes.shape[-1]
+    area_s, area_y = s.sum(-1), y.sum(-1)
+    with torch.autocast(s.device.type, enabled=False):
+        areas = area_s[:, :, None] + area_y[:, None]
+        shares = _class_shares(present, counted_ids, s)
+        distances = _distance(_overlaps(s, y, areas, kernel), areas, shares, kernel, smooth, pixels)  # [b m r]
+    marking = weights * (area_y.sum(-1) > 0)
+    nearest: Tensor = (distances.amin(1) * marking).sum(1) / marking.sum(1).clamp_min(1e-6)
+    return nearest
+
+
 def mean_of_samples(samples: Tensor, empty: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
     """The mean [b k h w] of soft maps [b n k h w], of which a share `empty` [b] is the map without anything instead.
 

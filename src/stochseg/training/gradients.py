@@ -1,6 +1,7 @@
 """One step's losses of all networks, and their gradients. Which equation is where: ARCHITECTURE.md."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from stochseg.objectives.energy import (
     marginal_brier,
     marginal_cross_entropy,
     mean_of_samples,
+    nearest_distance,
 )
 from stochseg.objectives.likelihood import CATEGORICAL
 from stochseg.objectives.targets import Targets
@@ -83,32 +85,31 @@ def accumulate_gradients(
     weights = None if choice is None else choice.weights
     mean = mean_of_samples(samples, empty, weights)
     total = samples.new_zeros(())
+    counted, present = _flipping(targets.labels, flips)
+    distance: dict[str, Any] = {
+        "labels": targets.labels,
+        "weights": targets.weights,
+        "kernel": objective.kernel,
+        "smooth": objective.smooth,
+        "ignore": ignore,
+        "counted": counted,
+        "present": present,
+        "ignored": targets.ignored,
+        "block": objective.block,
+    }
     if objective.energy:
-        counted, present = _flipping(targets.labels, flips)
 
         def energy(maps: Tensor) -> Tensor:
-            each = energy_loss(
-                maps,
-                targets.labels,
-                targets.weights,
-                objective.kernel,
-                objective.smooth,
-                ignore,
-                objective.spread,
-                sample_weights=weights,
-                whole=weights is not None,
-                empty=empty,
-                counted=counted,
-                present=present,
-                ignored=targets.ignored,
-                block=objective.block,
-            )
-            return each.mean()
+            drawn: dict[str, Any] = {"sample_weights": weights, "whole": weights is not None, "empty": empty}
+            return energy_loss(maps, spread=objective.spread, **drawn, **distance).mean()
 
         losses["energy"] = energy(samples)
         total = total + objective.energy * losses["energy"]
         with torch.no_grad():  # what is scored in the end are class maps: by how much is the loss of soft ones off?
             losses["energy_gap"] = energy(one_hot_maps(class_maps(samples), classes)) - losses["energy"]
+    if objective.nearest and weights is not None:
+        losses["nearest"] = nearest_distance(samples, **distance).mean()
+        total = total + objective.nearest * losses["nearest"]
     if objective.marginal:
         losses["marginal"] = (
             marginal_cross_entropy(mean, targets.mean)

@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 from contextlib import closing, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -133,7 +134,7 @@ def run_training(
                 phases,
                 batch,
                 z,
-                config,
+                replace(config, objective=config.objective.at(progress)),
                 store.ignore,
                 dtype,
                 numbers["accuracy"],
