@@ -26,7 +26,7 @@ from stochseg.objectives.energy import (
     marginal_brier,
     marginal_cross_entropy,
     mean_of_samples,
-    nearest_distance,
+    nearest_cross_entropy,
 )
 
 STATISTICS: tuple[Statistic, ...] = ("U", "V")
@@ -275,21 +275,31 @@ def test_two_free_maps_and_their_weights_become_the_modes_and_their_frequencies(
 
 @every_kernel
 @pytest.mark.parametrize("ignore", [None, 0, 2])
-def test_the_nearest_shape_is_that_of_the_loops(kernel: Kernel, ignore: int | None) -> None:
-    shapes, labels = soft_maps(3, 4, 3, 4, 5), soft_maps(3, 3, 3, 4, 5, seed=1)
-    labels = one_hot_maps(labels.argmax(2), 3)
+def test_the_cross_entropy_is_that_of_the_nearest_shape_by_loops(kernel: Kernel, ignore: int | None) -> None:
+    logits = torch.randn(3, 4, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    labels = one_hot_maps(soft_maps(3, 3, 3, 4, 5, seed=1).argmax(2), 3)
     labels[0, 1] = 0  # a missing rater
     labels[1, 2, 1:], labels[1, 2, 0] = 0, 1  # one who marks nothing
     labels[2, :, 1:], labels[2, :, 0] = 0, 1  # and an image where nobody does
-    found = nearest_distance(shapes, labels, None, kernel, 0.7, ignore)
+    found = nearest_cross_entropy(logits, labels, None, kernel, 0.7, ignore)
+    shapes = logits.softmax(2).numpy()
     wanted = []
     for image, raters in ((0, [0, 2]), (1, [0, 1])):
-        each = [
-            min(slow_distance(s.numpy(), labels[image, j].numpy(), kernel, 0.7, ignore) for s in shapes[image])
-            for j in raters
-        ]
+        each = []
+        for j in raters:
+            y = labels[image, j].numpy()
+            far = [slow_distance(s, y, kernel, 0.7, ignore) for s in shapes[image]]
+            p = shapes[image, int(np.argmin(far))]
+            each += [sum(-np.log(p[c, a, b]) for c, a, b in zip(*y.nonzero(), strict=True) if c != ignore) / 20]
         wanted.append(np.mean(each))
     torch.testing.assert_close(found, torch.tensor([*wanted, 0.0], dtype=torch.float32), atol=1e-6, rtol=1e-5)
+    hidden = torch.zeros(3, 4, 5, dtype=torch.bool)
+    hidden[:, 1:3] = True
+    cut = nearest_cross_entropy(logits, labels, None, kernel, 0.7, ignore, ignored=hidden)
+    rows = [0, 3]
+    alone = nearest_cross_entropy(logits[..., rows, :], labels[..., rows, :], None, kernel, 0.7, ignore)
+    if kernel != "crps":  # whose distance is a mean over pixels: the nearest may be another
+        torch.testing.assert_close(cut, alone / 2)
 
 
 def test_a_shape_that_is_never_drawn_learns_a_rare_answer_where_it_is_the_nearest() -> None:
@@ -304,11 +314,22 @@ def test_a_shape_that_is_never_drawn_learns_a_rare_answer_where_it_is_the_neares
             optimizer.zero_grad()
             shapes = logits.softmax(2)
             loss = energy_loss(shapes, raters, sample_weights=torch.tensor([[1.0, 0.0]]), whole=True)
-            (loss + weight * nearest_distance(shapes, raters)).sum().backward()
+            (loss + weight * nearest_cross_entropy(logits, raters)).sum().backward()
             optimizer.step()
         maps = one_hot_maps(logits.detach()[0].argmax(1), 2)
         assert torch.equal(maps[0], both[0])
         assert torch.equal(maps[1], both[wanted])
+
+
+def test_a_shape_that_is_sure_of_the_wrong_answer_is_turned_round() -> None:
+    """Through the softmax of sure pixels the energy loss has next to no gradient: the cross entropy has."""
+    both = two_modes()
+    logits = (40 * both[0][None, None]).repeat(1, 2, 1, 1, 1).requires_grad_()
+    energy_loss(logits.softmax(2), both[1][None, None]).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-9
+    nearest_cross_entropy(logits, both[1][None, None]).sum().backward()
+    assert logits.grad.abs().max() > 1e-3
 
 
 @every_kernel

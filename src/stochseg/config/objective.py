@@ -43,8 +43,8 @@ class ObjectiveConfig:
     """Cross entropy of the chosen P(empty) against the share of raters who mark nothing; no part without such a
     choice (refinement.choice, or net hypotheses)."""
     nearest: float = 0.0
-    """Distance from each rater to the nearest shape of refinement.net hypotheses, so that rare answers get a shape and none
-    is left unused; falls evenly to 0 over the training. No part of other networks."""
+    """Cross entropy of each rater under the nearest shape of refinement.net hypotheses, so that rare answers get a shape too;
+    falls evenly to 0 over the training. No part of other networks."""
     r1: float = 10.0
     """Gradient penalty of the discriminator on real pairs."""
     r2: float = 0.0

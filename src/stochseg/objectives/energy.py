@@ -120,8 +120,8 @@ def energy_loss(
     return loss
 
 
-def nearest_distance(
-    shapes: Tensor,
+def nearest_cross_entropy(
+    logits: Tensor,
     labels: Tensor,
     weights: Tensor | None = None,
     kernel: Kernel = "minmax",
@@ -132,29 +132,39 @@ def nearest_distance(
     ignored: Tensor | None = None,
     block: int = 1,
 ) -> Tensor:
-    """How far the raters who mark something are from the shape nearest to each, their mean for each image, [b]; 0 where
-    none marks.
+    """Cross entropy of each rater's map under the shape nearest to it, for each image, in nats, mean over pixels and those
+    raters who mark something, [b]; 0 where none marks.
 
-        mean_j min_i d(s_i, y_j)
+        mean_j mean_pixels -log s_i(y_j),    i = argmin_i d(s_i, y_j)
 
-    The loss of multiple choice learning (Guzman-Rivera et al. 2012), with the distance and the arguments of
-    `energy_loss`. A shape that is the best for a rare answer learns it at full strength, however unlikely it is held to
-    be, where the energy loss weights it by that likelihood, and leaves shapes that are never drawn as they are.
+    logits: shapes [b m k h w]; the distance and the other arguments are those of `energy_loss`. Multiple choice learning
+    (Guzman-Rivera et al. 2012). To the energy loss a shape counts as much as it is likely to be drawn, and through the softmax
+    of pixels that are sure already it has no gradient: shapes that look alike stay so, a rare answer gets none, and
+    one that is never drawn learns nothing. The cross entropy of the nearest is as steep as it is wrong.
     """
     if weights is None:
         weights = labels.detach().flatten(2).any(2)
-    counted_ids = _counted_ids(shapes.shape[2], ignore, counted)
-    s = full_precision(_in_blocks(_counted(shapes, counted_ids, ignored), block)).flatten(3)
-    y = _in_blocks(_counted(labels, counted_ids, ignored), block).to(s.dtype).flatten(3)
-    pixels = shapes.shape[-2] * shapes.shape[-1]
-    area_s, area_y = s.sum(-1), y.sum(-1)
-    with torch.autocast(s.device.type, enabled=False):
-        areas = area_s[:, :, None] + area_y[:, None]
-        shares = _class_shares(present, counted_ids, s)
-        distances = _distance(_overlaps(s, y, areas, kernel), areas, shares, kernel, smooth, pixels)  # [b m r]
-    marking = weights * (area_y.sum(-1) > 0)
-    nearest: Tensor = (distances.amin(1) * marking).sum(1) / marking.sum(1).clamp_min(1e-6)
-    return nearest
+    k = logits.shape[2]
+    counted_ids = _counted_ids(k, ignore, counted)
+    logits = full_precision(logits)
+    with torch.no_grad():
+        s = _in_blocks(_counted(logits.softmax(2), counted_ids, ignored), block).flatten(3)
+        y = _in_blocks(_counted(labels, counted_ids, ignored), block).to(s.dtype).flatten(3)
+        pixels = logits.shape[-2] * logits.shape[-1]
+        area_s, area_y = s.sum(-1), y.sum(-1)
+        with torch.autocast(s.device.type, enabled=False):
+            areas = area_s[:, :, None] + area_y[:, None]
+            shares = _class_shares(present, counted_ids, s)
+            distances = _distance(_overlaps(s, y, areas, kernel), areas, shares, kernel, smooth, pixels)  # [b m r]
+        marking = weights * (area_y.sum(-1) > 0)
+    rows = torch.arange(len(logits), device=logits.device)[:, None]
+    nearest = logits[rows, distances.argmin(1)].log_softmax(2)  # [b r k h w]
+    told = [c for c in range(k) if c != ignore]
+    surprise = -(nearest * labels)[:, :, told].sum(2)  # [b r h w]
+    if ignored is not None:
+        surprise = surprise * ~ignored[:, None]
+    each: Tensor = (surprise.mean((2, 3)) * marking).sum(1) / marking.sum(1).clamp_min(1e-6)
+    return each
 
 
 def mean_of_samples(samples: Tensor, empty: Tensor | None = None, weights: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from stochseg.objectives.energy import (
     marginal_brier,
     marginal_cross_entropy,
     mean_of_samples,
-    nearest_distance,
+    nearest_cross_entropy,
 )
 from stochseg.objectives.likelihood import CATEGORICAL
 from stochseg.objectives.targets import Targets
@@ -108,7 +108,7 @@ def accumulate_gradients(
         with torch.no_grad():  # what is scored in the end are class maps: by how much is the loss of soft ones off?
             losses["energy_gap"] = energy(one_hot_maps(class_maps(samples), classes)) - losses["energy"]
     if objective.nearest and weights is not None:
-        losses["nearest"] = nearest_distance(samples, **distance).mean()
+        losses["nearest"] = nearest_cross_entropy(logits, **distance).mean()
         total = total + objective.nearest * losses["nearest"]
     if objective.marginal:
         losses["marginal"] = (
