@@ -71,6 +71,24 @@ def test_q_no_longer_depends_on_the_orientation_and_is_the_mean() -> None:
         torch.testing.assert_close(turned_back(model.probabilities(turned(images, o)), o), q)
 
 
+@torch.no_grad()
+def test_the_list_of_hypotheses_holds_every_sample_as_often_as_it_is_drawn() -> None:
+    model, images = model_of("hypotheses"), torch.randn(1, 1, 32, 32)
+    alone = model.hypotheses(images)
+    model.orientations = 8
+    maps, chances = model.hypotheses(images)
+    assert maps.shape == (1, 8 * 9, 32, 32)
+    assert torch.equal(maps[:, :9], alone[0])
+    torch.testing.assert_close(chances[:, :9], alone[1] / 8)
+    assert chances.sum().item() == pytest.approx(1)
+    drawn = model.sample(images, n=2000, generator=torch.Generator().manual_seed(0))[0].flatten(1)
+    kinds, which = torch.unique(maps[0].flatten(1), dim=0, return_inverse=True)
+    expected = torch.zeros(len(kinds)).index_add(0, which, chances[0])
+    counts = torch.stack([(drawn == kind).all(1).sum() for kind in kinds])
+    assert counts.sum() == 2000
+    assert ((counts / 2000 - expected).abs() < 5 * (expected / 2000).sqrt() + 1e-3).all()
+
+
 def test_a_black_box_turns_with_its_image() -> None:
     model = model_of("film", "saved")
     images, ids = torch.randn(2, 1, 32, 40), torch.randint(0, 3, (2, 32, 40))

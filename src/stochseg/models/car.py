@@ -18,6 +18,7 @@ from stochseg.models.interfaces import RefinementNet
 from stochseg.models.model_files import as_tuples, classes_of
 from stochseg.models.segmenter import Segmenter
 from stochseg.models.temperature import temper
+from stochseg.sampling.orientations import turned, turned_back
 from stochseg.sampling.sample import decode_in_chunks
 from stochseg.sampling.tiles import draw_tiled, tiled_marginals
 from stochseg.sampling.tiling import Tile, Tiling
@@ -162,9 +163,18 @@ class CAR(Segmenter):
     def hypotheses(self, images: Tensor, blackbox: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All maps that `sample` can draw, uint8 [b m+1 h w], and how likely each is, float32 [b m+1], rows summing to 1.
 
-        The first map is the empty one; others may be equal to each other. InputError where refinement.net is another
-        than hypotheses: such samples have no list.
+        The first map is the empty one; others may be equal to each other. In several `orientations` there are m+1 of each,
+        one orientation after the other. InputError where refinement.net is another than hypotheses: such samples have no
+        list.
         """
+        found = [
+            (turned_back(maps, o), chances / self.orientations)
+            for o in range(self.orientations)
+            for maps, chances in [self._list(turned(images, o), None if blackbox is None else turned(blackbox, o))]
+        ]
+        return torch.cat([maps for maps, _ in found], 1), torch.cat([chances for _, chances in found], 1)
+
+    def _list(self, images: Tensor, blackbox: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self.as_input(images)
         q = self._marginals(x, self.as_seen(x, blackbox))
         z = torch.zeros(len(x), 1, self.latent, device=self.device)
