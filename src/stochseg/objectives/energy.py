@@ -132,8 +132,8 @@ def nearest_cross_entropy(
     ignored: Tensor | None = None,
     block: int = 1,
 ) -> Tensor:
-    """Cross entropy of each rater's map under the shape nearest to it, for each image, in nats, mean over pixels and those
-    raters who mark something, [b]; 0 where none marks.
+    """Cross entropy of each rater's map under the shape nearest to it, for each image, in nats, mean over pixels and
+    raters, [b]; 0 for a rater who marks nothing, whom no shape is to fit.
 
         mean_j mean_pixels -log s_i(y_j),    i = argmin_i d(s_i, y_j)
 
@@ -163,7 +163,7 @@ def nearest_cross_entropy(
     surprise = -(nearest * labels)[:, :, told].sum(2)  # [b r h w]
     if ignored is not None:
         surprise = surprise * ~ignored[:, None]
-    each: Tensor = (surprise.mean((2, 3)) * marking).sum(1) / marking.sum(1).clamp_min(1e-6)
+    each: Tensor = (surprise.mean((2, 3)) * marking).sum(1) / weights.sum(1)
     return each
 
 
