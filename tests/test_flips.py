@@ -21,6 +21,7 @@ from stochseg.models.class_maps import one_hot_maps
 from stochseg.models.segmenter import Segmenter
 from stochseg.report.page import write_report
 from stochseg.report.table import scores_table
+from stochseg.sampling.tiling import Tile
 from stochseg.scoring.split_scores import score_split
 from stochseg.scoring.streets import flip_summary, iou_summary, likeliest_label
 
@@ -69,7 +70,7 @@ class Oracle(Segmenter):
     def _label(self, images: Tensor) -> Tensor:
         return ((images[:, 0] + 1) * 127.5 / 40 + 0.01).floor().to(torch.uint8)
 
-    def probabilities(self, images: Tensor, blackbox: Tensor | None = None) -> Tensor:
+    def marginals(self, images: Tensor, blackbox: Tensor | None = None, tile: Tile = None) -> Tensor:
         q = one_hot_maps(self._label(images), len(CLASSES))
         for a, b, p in self.flips:
             q[:, b], q[:, a] = q[:, a] * p, q[:, a] * (1 - p)
