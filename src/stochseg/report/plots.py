@@ -27,6 +27,7 @@ LOSSES = {
     "cross_entropy": "cross entropy of q",
     "energy": "energy loss of the samples",
     "marginal": "cross entropy of the samples' mean",
+    "nearest": "cross entropy of the nearest shape",
     "calibration": "KL of the samples' mean from q",
     "adversarial": "adversarial loss of the samples",
     "discriminator": "loss of the discriminator",
