@@ -101,8 +101,8 @@ def test_the_yaml_and_the_flags_are_known(tmp_path: Path, capsys: pytest.Capture
         ("lesion", (1, 2, 255), False),
         ("unclear", (9,), True),
     ]
-    with pytest.raises(SystemExit):
-        main(["prepare", "folder", "--help"])
-    known = set(re.findall(r"--[a-z]+", capsys.readouterr().out))
-    named = set(re.findall(r"--[a-z]+", PAGE)) - {"--input", "--config", "--data", "--split", "--dicom"}
-    assert named <= known
+    for command in (["prepare", "folder"], ["prepare", "lidc"], ["train"], ["evaluate"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+    flag = re.compile(r"--[a-z][a-z_.]*")
+    assert set(flag.findall(PAGE)) <= set(flag.findall(capsys.readouterr().out))
