@@ -202,9 +202,10 @@ KINDS: dict[str, Callable[[], Segmenter]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "torch"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "hypotheses" else pytest.mark.slow) for kind in KINDS]
+)
 def test_every_network(kind: str, format: Any, tmp_path: Path) -> None:
     model = KINDS[kind]() if kind == "choice and temperature" else shaken(KINDS[kind]())
     file = export(model, format, tmp_path).file

@@ -44,7 +44,7 @@ class Choice(NamedTuple):
         drawn = self.drawn[:, None]
         rest = (torch.special.ndtr(z[..., -1].float()) - drawn) / (1 - drawn).clamp_min(1e-6)
         index = (rest[..., None] >= self.weights.cumsum(1)[:, None, :-1]).sum(2)  # [b n]
-        chosen: Tensor = shapes[torch.arange(len(shapes), device=shapes.device)[:, None], index]
+        chosen: Tensor = shapes[torch.arange(shapes.shape[0], device=shapes.device)[:, None], index]
         return chosen
 
     def samples_of(self, z: Tensor, shapes: Tensor, certain: float = CERTAIN) -> Tensor:
