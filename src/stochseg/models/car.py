@@ -18,7 +18,7 @@ from stochseg.models.interfaces import RefinementNet
 from stochseg.models.model_files import as_tuples, classes_of
 from stochseg.models.segmenter import Segmenter
 from stochseg.models.temperature import temper
-from stochseg.sampling.orientations import turned, turned_back
+from stochseg.sampling.orientations import all_orientations, turned_back
 from stochseg.sampling.sample import decode_in_chunks
 from stochseg.sampling.tiles import draw_tiled, tiled_marginals
 from stochseg.sampling.tiling import Tile, Tiling
@@ -167,12 +167,12 @@ class CAR(Segmenter):
         one orientation after the other. InputError where refinement.net is another than hypotheses: such samples have no
         list.
         """
-        found = [
-            (turned_back(maps, o), chances / self.orientations)
-            for o in range(self.orientations)
-            for maps, chances in [self._list(turned(images, o), None if blackbox is None else turned(blackbox, o))]
-        ]
-        return torch.cat([maps for maps, _ in found], 1), torch.cat([chances for _, chances in found], 1)
+        maps, chances = [], []
+        for o, x, seen in all_orientations(images, blackbox, self.orientations):
+            found, likely = self._list(x, seen)
+            maps.append(turned_back(found, o))
+            chances.append(likely / self.orientations)
+        return torch.cat(maps, 1), torch.cat(chances, 1)
 
     def _list(self, images: Tensor, blackbox: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self.as_input(images)

@@ -27,7 +27,7 @@ Of several classes each is compared by itself, here as in the metric: which maps
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -92,18 +92,14 @@ def energy_loss(
         raise InputError(f"samples hold {n} map an image; the energy loss compares samples: draw 2 or more")
     if weights is None:
         weights = labels.detach().flatten(2).any(2)
-    counted_ids = _counted_ids(samples.shape[2], ignore, counted)
-    s = full_precision(_in_blocks(_counted(samples, counted_ids, ignored), block)).flatten(3)  # [b n k-1 hw]
-    y = _in_blocks(_counted(labels, counted_ids, ignored), block).to(s.dtype).flatten(3)  # [b r k-1 hw]
     pixels = samples.shape[-2] * samples.shape[-1]
+    s, area_s, area_y, shares, d_sy = _against_labels(
+        samples, labels, kernel, smooth, ignore, counted, present, ignored, block
+    )
     if sample_weights is None:
         sample_weights = s.new_ones(s.shape[:2])
     first, second = torch.triu_indices(n, n, 1, device=s.device)
-    area_s, area_y = s.sum(-1), y.sum(-1)
-    shares = _class_shares(present, counted_ids, s)  # [b k-1]
     with torch.autocast(s.device.type, enabled=False):  # bfloat16 cannot count pixels
-        areas = area_s[:, :, None] + area_y[:, None]
-        d_sy = _distance(_overlaps(s, y, areas, kernel), areas, shares, kernel, smooth, pixels)  # [b n r]
         areas = area_s[:, first] + area_s[:, second]
         d_ss = _distance(_overlaps_within(s, areas, kernel), areas, shares, kernel, smooth, pixels)  # [b pairs]
     w_sy = sample_weights[:, :, None] * weights[:, None]
@@ -144,22 +140,15 @@ def nearest_cross_entropy(
     """
     if weights is None:
         weights = labels.detach().flatten(2).any(2)
-    k = logits.shape[2]
-    counted_ids = _counted_ids(k, ignore, counted)
     logits = full_precision(logits)
     with torch.no_grad():
-        s = _in_blocks(_counted(logits.softmax(2), counted_ids, ignored), block).flatten(3)
-        y = _in_blocks(_counted(labels, counted_ids, ignored), block).to(s.dtype).flatten(3)
-        pixels = logits.shape[-2] * logits.shape[-1]
-        area_s, area_y = s.sum(-1), y.sum(-1)
-        with torch.autocast(s.device.type, enabled=False):
-            areas = area_s[:, :, None] + area_y[:, None]
-            shares = _class_shares(present, counted_ids, s)
-            distances = _distance(_overlaps(s, y, areas, kernel), areas, shares, kernel, smooth, pixels)  # [b m r]
+        _, _, area_y, _, distances = _against_labels(
+            logits.softmax(2), labels, kernel, smooth, ignore, counted, present, ignored, block
+        )
         marking = weights * (area_y.sum(-1) > 0)
     rows = torch.arange(len(logits), device=logits.device)[:, None]
     nearest = logits[rows, distances.argmin(1)].log_softmax(2)  # [b r k h w]
-    told = [c for c in range(k) if c != ignore]
+    told = [c for c in range(logits.shape[2]) if c != ignore]
     surprise = -(nearest * labels)[:, :, told].sum(2)  # [b r h w]
     if ignored is not None:
         surprise = surprise * ~ignored[:, None]
@@ -231,6 +220,41 @@ def empty_cross_entropy(empty: Tensor, labels: Tensor, weights: Tensor, ignore: 
     share = (~marked.flatten(2).any(2) * weights).sum(1)
     p = full_precision(empty).clamp(1e-6, 1 - 1e-6)
     return -(share * p.log() + (1 - share) * (1 - p).log()).mean()
+
+
+class _Compared(NamedTuple):
+    """Maps beside labels: s [b m k-1 hw], areas of maps and labels [b m k-1] and [b r k-1], class shares [b k-1], and
+    the distance of every map to every label [b m r]; k-1 stands for the classes that count."""
+
+    s: Tensor
+    area_s: Tensor
+    area_y: Tensor
+    shares: Tensor
+    d_sy: Tensor
+
+
+def _against_labels(
+    maps: Tensor,
+    labels: Tensor,
+    kernel: Kernel,
+    smooth: float,
+    ignore: int | None,
+    counted: Sequence[int] | None,
+    present: Tensor | None,
+    ignored: Tensor | None,
+    block: int,
+) -> _Compared:
+    """Soft maps [b m k h w] and labels [b r k h w]; arguments as those of `energy_loss`."""
+    counted_ids = _counted_ids(maps.shape[2], ignore, counted)
+    s = full_precision(_in_blocks(_counted(maps, counted_ids, ignored), block)).flatten(3)
+    y = _in_blocks(_counted(labels, counted_ids, ignored), block).to(s.dtype).flatten(3)
+    pixels = maps.shape[-2] * maps.shape[-1]
+    area_s, area_y = s.sum(-1), y.sum(-1)
+    shares = _class_shares(present, counted_ids, s)
+    with torch.autocast(s.device.type, enabled=False):  # bfloat16 cannot count pixels
+        areas = area_s[:, :, None] + area_y[:, None]
+        d_sy = _distance(_overlaps(s, y, areas, kernel), areas, shares, kernel, smooth, pixels)
+    return _Compared(s, area_s, area_y, shares, d_sy)
 
 
 def _counted_ids(k: int, ignore: int | None, counted: Sequence[int] | None) -> list[int]:

@@ -4,7 +4,7 @@ Networks are not quite the same for an image and its mirror image, though traini
 orientation at random averages such whims of the network out, without blurring a map as the mean of maps would.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import torch
@@ -34,6 +34,14 @@ def turned_back(images: Tensor, which: int) -> Tensor:
     """The inverse of `turned`."""
     upright = images.rot90(-(which // 2), (-2, -1))
     return upright.flip(-1) if which % 2 else upright
+
+
+def all_orientations(
+    images: Tensor, blackbox: Tensor | None, count: int
+) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Each orientation, and images and a black box's answers in it."""
+    for which in range(count):
+        yield which, turned(images, which), None if blackbox is None else turned(blackbox, which)
 
 
 def orientations_of(z: Tensor, count: int) -> Tensor:
@@ -77,8 +85,5 @@ def mean_over_orientations(
     marginals: Callable[[Tensor, Tensor | None], Tensor], images: Tensor, blackbox: Tensor | None, count: int
 ) -> Tensor:
     """The mean [b k h w] of the marginals in all orientations."""
-    found = [
-        turned_back(marginals(turned(images, o), None if blackbox is None else turned(blackbox, o)), o)
-        for o in range(count)
-    ]
+    found = [turned_back(marginals(x, seen), o) for o, x, seen in all_orientations(images, blackbox, count)]
     return torch.stack(found).mean(0)

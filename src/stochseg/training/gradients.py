@@ -85,19 +85,8 @@ def accumulate_gradients(
     weights = None if choice is None else choice.weights
     mean = mean_of_samples(samples, empty, weights)
     total = samples.new_zeros(())
-    counted, present = _flipping(targets.labels, flips)
-    distance: dict[str, Any] = {
-        "labels": targets.labels,
-        "weights": targets.weights,
-        "kernel": objective.kernel,
-        "smooth": objective.smooth,
-        "ignore": ignore,
-        "counted": counted,
-        "present": present,
-        "ignored": targets.ignored,
-        "block": objective.block,
-    }
     if objective.energy:
+        distance = _distance_arguments(targets, objective, ignore, flips)
 
         def energy(maps: Tensor) -> Tensor:
             drawn: dict[str, Any] = {"sample_weights": weights, "whole": weights is not None, "empty": empty}
@@ -108,7 +97,9 @@ def accumulate_gradients(
         with torch.no_grad():  # what is scored in the end are class maps: by how much is the loss of soft ones off?
             losses["energy_gap"] = energy(one_hot_maps(class_maps(samples), classes)) - losses["energy"]
     if objective.nearest and weights is not None:
-        losses["nearest"] = nearest_cross_entropy(logits, **distance).mean()
+        losses["nearest"] = nearest_cross_entropy(
+            logits, **_distance_arguments(targets, objective, ignore, flips)
+        ).mean()
         total = total + objective.nearest * losses["nearest"]
     if objective.marginal:
         losses["marginal"] = (
@@ -141,6 +132,24 @@ def accumulate_gradients(
             discriminator, x, targets.one, maps[:, 0].detach(), objective, dtype, train_discriminator, share
         )
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _distance_arguments(
+    targets: Targets, objective: ObjectiveConfig, ignore: int | None, flips: Sequence[tuple[int, int, float]]
+) -> dict[str, Any]:
+    """What the losses that measure how far maps are from labels have in common, as arguments."""
+    counted, present = _flipping(targets.labels, flips)
+    return {
+        "labels": targets.labels,
+        "weights": targets.weights,
+        "kernel": objective.kernel,
+        "smooth": objective.smooth,
+        "ignore": ignore,
+        "counted": counted,
+        "present": present,
+        "ignored": targets.ignored,
+        "block": objective.block,
+    }
 
 
 def _flipping(labels: Tensor, flips: Sequence[tuple[int, int, float]]) -> tuple[list[int] | None, Tensor | None]:
