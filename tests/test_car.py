@@ -158,6 +158,8 @@ def test_wrong_inputs_are_named(images: torch.Tensor, tmp_path: Path) -> None:
     model = made("film")
     with pytest.raises(InputError, match=r"images of shape \[3, 1, 8, 8\]: must be \[b 2 h w\]"):
         model.sample(torch.zeros(3, 1, 8, 8))
+    with pytest.raises(InputError, match=r"images of shape \[0, 2, 8, 8\]: .* at least one"):
+        model.sample(torch.zeros(0, 2, 8, 8))
     with pytest.raises(InputError, match=r"z of shape \[3, 2, 5\]: must be \[3 n 80\]"):
         model.refine(images, model.probabilities(images), torch.zeros(3, 2, 5))
     with pytest.raises(InputError, match=r"z of shape \[3, 2, 5\]"):

@@ -361,8 +361,10 @@ class Segmenter(ABC):
         """Images [b c h w] in [-1, 1] as the networks take them; grey is repeated where they take three channels."""
         if images.ndim == 4 and images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
-        if images.ndim != 4 or images.shape[1] != self.channels:
-            raise InputError(f"images of shape {list(images.shape)}: must be [b {self.channels} h w], in [-1, 1]")
+        if images.ndim != 4 or images.shape[1] != self.channels or not images.numel():
+            raise InputError(
+                f"images of shape {list(images.shape)}: must be [b {self.channels} h w], in [-1, 1], and at least one"
+            )
         return images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
 
     def _check_latents(self, z: Tensor, images: int) -> None:
