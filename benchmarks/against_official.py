@@ -6,7 +6,8 @@
 The same networks (parameters are counted and must agree), the same batch, 128x128; runs take turns, and the table has
 medians and their ratios. A step is the calibration network, 5 samples, and the discriminator with R1. Samples go from
 the image to n maps, calibration and refinement; scores are GED and matched IoU of 16 samples and 4 raters, and must
-agree. Without --official the other side is a plain version of the same schedule (`plain.py`), and the table says so.
+agree. "Our networks" are those of the preset `lidc`, the official code's the same as before. Without --official the
+other side is a plain version of the same schedule (`plain.py`), and the table says so.
 """
 
 from collections.abc import Callable
@@ -123,12 +124,16 @@ def main() -> None:
     works["step"]["float32"] = our_step(mine, config, images, labels)
     if bf16:
         works["step"]["bfloat16"] = our_step(ours(config, size, device, "bfloat16"), config, images, labels)
-    drawing = ours(config, size, device, "auto")
-    for n in args.samples:
-        works[f"{n} samples"] = {
-            other_name: lambda n=n: sample(images[:1], n),
-            "auto": lambda n=n: drawing.sample(images[:1], n),
-        }
+    small = load_config("lidc", {})
+    for of, drawing in (
+        ("", ours(config, size, device, "auto")),
+        (", our networks", ours(small, size, device, "auto")),
+    ):
+        for n in args.samples:
+            works[f"{n} samples{of}"] = {
+                other_name: lambda n=n: sample(images[:1], n),
+                "auto": lambda n=n, drawing=drawing: drawing.sample(images[:1], n),
+            }
     one = one_hot_maps(samples[:1], 2).transpose(0, 1).to(device)  # [n 1 k h w]
     works["scores"] = {
         other_name: lambda: scores(one, labels[:1]),
@@ -138,7 +143,7 @@ def main() -> None:
         torch.testing.assert_close(a.double().cpu(), b.double(), atol=1e-5, rtol=0)
 
     rows = []
-    print(f"{'work':24} {other_name + ', ms':>14} {'ours, ms':>10} {'ratio':>8} {'at least':>9}")
+    print(f"{'work':26} {other_name + ', ms':>14} {'ours, ms':>10} {'ratio':>8} {'at least':>9}")
     for work, sides in works.items():
         seconds = interleaved(sides, args.rounds)
         middle = medians(seconds)
@@ -150,10 +155,10 @@ def main() -> None:
             rows.append(row | {"seconds": {other_name: seconds[other_name], "ours": seconds[side]}})
             aim = f"{AIMS[name]:.1f}x" if name in AIMS else ""
             print(
-                f"{name:24} {1e3 * row[other_name]:14.1f} {1e3 * row['ours']:10.2f} {ratio:7.1f}x {aim:>9}", flush=True
+                f"{name:26} {1e3 * row[other_name]:14.1f} {1e3 * row['ours']:10.2f} {ratio:7.1f}x {aim:>9}", flush=True
             )
     if not bf16:
-        print(f"{'step bfloat16':24} not measured: no fast bfloat16 here")
+        print(f"{'step bfloat16':26} not measured: no fast bfloat16 here")
     options = {
         key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items() if key != "out"
     }
