@@ -19,7 +19,7 @@ from stochseg.cli import main
 from stochseg.config import BaselineConfig, Config
 from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
-from stochseg.models.segmenter import METHODS, method_class
+from stochseg.models.methods import METHODS, method_class
 from stochseg.objectives.targets import Targets
 from stochseg.training.run import train
 

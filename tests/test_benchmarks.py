@@ -42,7 +42,9 @@ def test_the_benchmark_against_a_plain_version_runs(tmp_path: Path) -> None:
     options = ["--batch", "2", "--size", "32", "--samples", "4", "--rounds", "1", "--threads", "1", "--out", str(out)]
     found = results("against_official.py", out, *options)
     assert found["compared_with"] == "plain"
-    assert {"step float32", "4 samples", "4 samples, our networks", "scores"} <= {row["work"] for row in found["results"]}
+    assert {"step float32", "4 samples", "4 samples, our networks", "scores"} <= {
+        row["work"] for row in found["results"]
+    }
     assert all(row["ratio"] > 0 for row in found["results"])
 
 

@@ -82,7 +82,7 @@ class Baseline(Segmenter):
         return {"baseline": self.config, "method": self.method}
 
     def facts(self) -> dict[str, Any]:
-        return self.common_facts() | {"baseline": to_plain(self.config)}
+        return {"baseline": to_plain(self.config)}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], precision: str, calibration: nn.Module | None) -> Self:

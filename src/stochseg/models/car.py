@@ -219,7 +219,7 @@ class CAR(Segmenter):
 
     def facts(self) -> dict[str, Any]:
         nets = {name: to_plain(config) if config else None for name, config in self.architecture.items()}
-        return self.common_facts() | {"blackbox": self.takes_blackbox} | nets
+        return {"blackbox": self.takes_blackbox} | nets
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], precision: str, calibration: nn.Module | None) -> Self:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,39 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from stochseg import hub
-from stochseg.card import new_card
-from stochseg.data.pixel_files import Windows, as_windows
-from stochseg.data.reading import parse_json
+from stochseg.data.pixel_files import Windows
 from stochseg.data.store import ClassInfo
 from stochseg.errors import InputError
-from stochseg.models.calibrated import Calibrated, Coverage, forget_calibrated, read_calibrated
-from stochseg.models.model_files import load_weights, model_folder, numbered_classes
+from stochseg.models.calibrated import Calibrated, Coverage
+from stochseg.models.model_files import numbered_classes
 from stochseg.models.precision import autocast, resolve_precision
+from stochseg.models.saved import load_model, save_model
 from stochseg.models.temperature import check_temperature
-from stochseg.models.weights_file import write_weights
 from stochseg.sampling.orientations import check_orientations, mean_over_orientations, sample_oriented
 from stochseg.sampling.tiling import Tile, Tiling, tiling_of
-
-FORMAT = "stochseg-model"
-VERSION = 1
-METHODS = {
-    "car": "stochseg.models.car.CAR",
-    "deterministic": "stochseg.baselines.deterministic.Deterministic",
-    "mc-dropout": "stochseg.baselines.mc_dropout.MCDropout",
-    "probabilistic-unet": "stochseg.baselines.probabilistic_unet.ProbabilisticUNet",
-    "ssn": "stochseg.baselines.ssn.StochasticSegmentationNetwork",
-    "ccdm": "stochseg.baselines.diffusion.CategoricalDiffusion",
-}
-"""Every method by name, and the class it is."""
-
-
-def method_class(method: str) -> type[Segmenter]:
-    """The class of a method; InputError lists those known."""
-    if method not in METHODS:
-        raise InputError(f"--method {method}: not known; choose one of {', '.join(METHODS)}")
-    module, name = METHODS[method].rsplit(".", 1)
-    found: type[Segmenter] = getattr(import_module(module), name)
-    return found
 
 
 class Segmenter(ABC):
@@ -110,7 +83,7 @@ class Segmenter(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What `load` needs beside the weights, as plain JSON."""
+        """What `load` needs beside the weights and what is the same for every method, as plain JSON."""
 
     @classmethod
     @abstractmethod
@@ -265,14 +238,7 @@ class Segmenter(ABC):
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Write model.safetensors, config.json, the card README.md and what it was calibrated to: all that `load` needs."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        forget_calibrated(folder)
-        write_weights(folder / "model.safetensors", self.networks.state_dict(), {})
-        (folder / "config.json").write_text(json.dumps(self.facts(), indent=1))
-        (folder / "README.md").write_text(card or self.card or new_card(self))
-        if self.calibrated:
-            self.calibrated.write(folder)
+        save_model(self, Path(folder), card)
 
     def push_to_hub(
         self,
@@ -296,19 +262,6 @@ class Segmenter(ABC):
         local = Path(name).exists() or not hub.is_hub_name(Path(name))
         return cls.load(name if local else hub.fetch(str(name), revision, token), **how)
 
-    def common_facts(self) -> dict[str, Any]:
-        from stochseg import __version__
-
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "stochseg": __version__,
-            "method": self.method,
-            "channels": self.channels,
-            "size": list(self.size),
-            "classes": [asdict(c) for c in self.classes],
-        } | ({} if self.windows is None else {"windows": self.windows})
-
     @classmethod
     def load(
         cls,
@@ -325,34 +278,7 @@ class Segmenter(ABC):
         the images.
         Raises InputError where there is no model, it does not fit, or is of another method than the class asked for.
         """
-        of_hub = not Path(path).exists() and hub.is_hub_name(Path(path)) and find_spec("huggingface_hub")
-        folder = hub.fetch(str(path)) if of_hub else model_folder(Path(path))
-        file = folder / "config.json"
-        try:
-            facts = parse_json(file.read_text())
-            if facts.get("format") != FORMAT or facts.get("version", 0) > VERSION:
-                raise InputError(
-                    f"{file}: format {facts.get('format')} {facts.get('version')}; update stochseg or retrain"
-                )
-            _check_facts(facts)
-            kind = method_class(facts.get("method", "car"))
-            if not issubclass(kind, cls):
-                raise InputError(f"{file}: is of the method {kind.method}; load it with {kind.__name__}.load")
-            try:
-                model = kind.from_facts(facts, precision, calibration)
-                model.windows = as_windows(facts.get("windows"))
-            except InputError as error:
-                raise InputError(f"{file}: {error}") from error
-        except InputError:
-            raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
-            reason = str(error).partition("\n")[0][:200]
-            raise InputError(
-                f"{file}: damaged or of another version ({reason}); copy or train the model again"
-            ) from error
-        load_weights(model.networks, folder / "model.safetensors")
-        model.calibrated = read_calibrated(folder, len(model.classes))
-        model.card = (folder / "README.md").read_text() if (folder / "README.md").is_file() else ""
+        model = load_model(cls, Path(path), precision, calibration)
         if blackbox is not None:
             model.attach(blackbox)
         return model.to(device)
@@ -384,13 +310,3 @@ def load(
 ) -> Segmenter:
     """The model of a run directory, an exported folder or the hub, whatever its method; arguments as `Segmenter.load`."""
     return Segmenter.load(path, precision, device, calibration, blackbox)
-
-
-def _check_facts(facts: Mapping[str, Any]) -> None:
-    """ValueError where what every method's facts have in common is no plain number or text."""
-    whole = [facts["channels"], *facts["size"]]
-    if len(whole) != 3 or not all(type(n) is int and n > 0 for n in whole):
-        raise ValueError(f"channels {facts['channels']!r}, size {facts['size']!r}")
-    for c in facts["classes"]:
-        if len(c["color"]) != 3 or not all(type(n) is int and 0 <= n <= 255 for n in c["color"]):
-            raise ValueError(f"color {c['color']!r}")

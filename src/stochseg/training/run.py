@@ -21,8 +21,10 @@ from stochseg.errors import InputError, NotFinite, SaidElsewhere
 from stochseg.metrics.conventions import get_convention
 from stochseg.models.calibrated import forget_calibrated
 from stochseg.models.car import CAR
+from stochseg.models.methods import method_class
 from stochseg.models.model_files import load_weights
-from stochseg.models.segmenter import Segmenter, method_class
+from stochseg.models.saved import facts_of
+from stochseg.models.segmenter import Segmenter
 from stochseg.presets import load_config
 from stochseg.processes import World, joined
 from stochseg.progress import say
@@ -218,7 +220,7 @@ def keep_model(model: Segmenter, run: Path, step: int, origin: Origin | None = N
     partial = folder / "model.safetensors.partial"
     write_tensors(partial, dict(model.networks.state_dict()), {"step": str(step)})
     for name, text in (
-        ("config.json", json.dumps(model.facts(), indent=1)),
+        ("config.json", json.dumps(facts_of(model), indent=1)),
         (card.NAME, card.new_card(model, origin)),
     ):
         (folder / f"{name}.partial").write_text(text)
