@@ -11,12 +11,14 @@ row of its own: the section's training with those flags.
 
 import argparse
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs/results.md"
@@ -57,7 +59,7 @@ def _rows_of_section(section: str, all_ours: Sequence[Words]) -> Iterator[Row]:
     commands = _commands(section)
     ours = [words[1:] for words in commands if words[0] == "stochseg"]
     lines = list(_lines(section))
-    evaluations = {words[1]: words for words in ours if words[0] == "evaluate"}
+    evaluations = [words for words in ours if words[0] == "evaluate"]
     for words in ours:
         if words[0] != "train":
             continue
@@ -73,14 +75,15 @@ def _rows_of_section(section: str, all_ours: Sequence[Words]) -> Iterator[Row]:
             found = (line for line in lines if begins and line[""].strip("*").startswith(begins))
             steps = (*_before(words, all_ours), words)
             if value(words, "--data"):  # a study has data of its own, and judges itself
-                steps = (*steps, evaluations.get(run) or _judged(run, words, ours))
+                own = [each for each in evaluations if each[1] == run]
+                steps = (*steps, *(own or [_judged(run, words, ours)]))
             yield Row(Path(run).name, steps, Path(run), next(found, {}))
     for words in ours:
         if words[0] == "calibrate":
             yield Row(f"{Path(words[1]).name}-calibrate", (*_before(words, all_ours), words))
     for words in commands:
         if words[0] != "stochseg":
-            name = Path(words[-1]).stem
+            name = Path(next((word for word in words if word.endswith(".py")), words[-1])).stem
             begins = LINE_OF.get(name)
             found = (line for line in lines if begins and line.get("", "").strip("*").startswith(begins))
             yield Row(name, (words,), Path("runs") / name if begins else None, next(found, {}))
@@ -118,7 +121,8 @@ def _code(section: str) -> list[str]:
 
 def _lines(section: str) -> Iterator[dict[str, str]]:
     """The lines of the first table, by the heads of its columns up to a bracket."""
-    table = [line for line in section.splitlines() if line.startswith("|")]
+    from_head = dropwhile(lambda line: not line.startswith("|"), section.splitlines())
+    table = list(takewhile(lambda line: line.startswith("|"), from_head))
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     heads = [head.partition(" (")[0] for head in cells[0]] if cells else []
     for line in cells[2:]:
@@ -157,16 +161,25 @@ def to_do(words: Words, root: Path) -> Words | None:
             splits = json.loads((root / value(words, "--data") / "index.json").read_text())["splits"]
             return None if all("blackbox" in split["arrays"] for split in splits.values()) else words
         case ("evaluate", run, *_):
-            file = root / run / f"evaluation/{value(words, '--split') or 'test'}.json"
+            file = root / run / "evaluation" / _scores_of(words)
             model = root / run / "model/model.safetensors"
             return None if file.is_file() and file.stat().st_mtime > model.stat().st_mtime else words
     return words
 
 
+def _scores_of(words: Words) -> str:
+    """The file that an evaluation writes its scores to; draws that are not independent have one of their own."""
+    draws, count = value(words, "--draws"), value(words, "--orientations")
+    parts = [value(words, "--split") or "test"]
+    parts += [draws] if draws not in ("", "independent") else []
+    parts += [f"{count}_orientations"] if count not in ("", "1") else []
+    return "_".join(parts) + ".json"
+
+
 def carry_out(row: Row, root: Path, minutes: float | None) -> None:
     for words in row.commands:
-        if words[0] in ("make", "pip"):
-            command: Sequence[str] | str = " ".join(words)
+        if words[0] in ("make", "pip", "python"):
+            command: Sequence[str] | str = " ".join(words).replace("benchmarks/", f"{Path(__file__).parent}/")
             if row.run and (root / row.run / "evaluation").is_dir():
                 print(f"there already: {command}", flush=True)
                 continue
@@ -180,15 +193,22 @@ def carry_out(row: Row, root: Path, minutes: float | None) -> None:
                 sys.exit(f"{row.name}: say where {unset[0]} is: --set {unset[0]}=PATH")
             command = [sys.executable, "-m", "stochseg", *left]
         print(f"$ {command if isinstance(command, str) else 'stochseg ' + shlex.join(command[3:])}", flush=True)
-        subprocess.run(command, cwd=root, shell=isinstance(command, str), check=True)
+        subprocess.run(command, cwd=root, shell=isinstance(command, str), check=True, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    """Whose `python` and `pip` are this one's."""
+    here = str(Path(sys.executable).parent)
+    return os.environ | {"PATH": os.pathsep.join([here, os.environ.get("PATH", "")])}
 
 
 def beside(row: Row, root: Path) -> str:
     """The scores of a row, and those that the page records, as lines of its table."""
-    files = sorted((root / row.run / "evaluation").glob("*.json")) if row.run else []
+    judged = [_scores_of(words) for words in row.commands if words[0] == "evaluate"] or ["test.json", "val.json"]
+    files = [file for name in judged if row.run and (file := root / row.run / "evaluation" / name).is_file()]
     if not files:
         return f"{row.name}: done; compare with the page"
-    scores = json.loads(files[-1].read_text())
+    scores = json.loads(files[0].read_text())
     cells = [_shown(scores.get(key), scores.get(f"{key}_interval")) for key in SCORES.values()]
     recorded = [row.recorded.get(head, "").strip("*") for head in SCORES]
     lines = [("", *SCORES), ("---",) * 4, (row.name, *cells), ("*recorded*", *recorded)]

@@ -34,7 +34,19 @@ PAGE = """
 | one | `--training.batch 3` | .5 |
 | two |  | .4 |
 
+And one more table, which is no rows of anything:
+
+| | steps | GED |
+|---|---|---|
+| three | 3 | .3 |
+
     stochseg train --config demo --data stores/made --out runs/parts
+
+### Scored twice, and a script
+    stochseg train --config demo --data stores/made --out runs/twice
+    stochseg evaluate runs/twice --data stores/made --split val --samples 4
+    stochseg evaluate runs/twice --data stores/made --split val --samples 4 --orientations 8 --draws stratified
+    python benchmarks/measuring.py --out there.json
 """
 COMMAND = re.compile(r"^    (stochseg (?:train|prepare|evaluate|calibrate|blackbox) [^#\\\n]*)", re.MULTILINE)
 
@@ -55,6 +67,7 @@ def test_every_command_of_the_page_is_in_a_row() -> None:
     for line in COMMAND.findall(page):
         words = without_out(tuple(line.split()[1:]))
         assert any(one[: len(words)] == words for one in carried), line
+    assert all(row.recorded.get("flags", "").strip("`")[:2] in ("", "--") for row in rows)
     for name in results.LINE_OF:
         (row,) = [row for row in rows if row.name == name]
         assert re.match(r"\**\.\d", row.recorded["GED"]), name
@@ -62,7 +75,8 @@ def test_every_command_of_the_page_is_in_a_row() -> None:
 
 def test_what_a_row_takes_and_no_more() -> None:
     rows = {row.name: row for row in results.rows_of(PAGE)}
-    assert list(rows) == ["lidc", "parts-1", "parts-2"]
+    assert list(rows) == ["lidc", "parts-1", "parts-2", "twice", "measuring"]
+    assert [words[-1] for words in rows["twice"].commands[2:]] == ["4", "stratified"]
     assert [words[0] for words in rows["lidc"].commands] == ["prepare", "train", "evaluate"]
     assert rows["lidc"].commands[1][-4:] == ("--calibration.widths", "[4,4]", "--refinement.widths", "[4,4]")
     assert rows["lidc"].recorded["GED"] == "**.5 [.4, .6]**"
@@ -88,6 +102,11 @@ def test_a_small_page_is_carried_out(tmp_path: Path) -> None:
     (row,) = [row for row in results.rows_of(PAGE) if row.name == "lidc"]
     left = [results.to_do(words, tmp_path) for words in row.commands]
     assert left == [None, ("train", *["--data", "stores/made", "--out", "runs/lidc", "--resume"]), None]
+
+
+def test_a_script_of_the_page_is_run_as_it_stands(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    results.carry_out(results.Row("help", (("python", "benchmarks/flip_ceiling.py", "--help"),)), tmp_path, None)
+    assert "usage: flip_ceiling.py" in capfd.readouterr().out
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
