@@ -12,6 +12,7 @@ import stochseg
 from stochseg.config import CalibrationConfig, DiscriminatorConfig, RefinementConfig
 from stochseg.errors import InputError
 from stochseg.models.precision import resolve_device
+from stochseg.presets import load_config
 from stochseg.sampling import sample
 from stochseg.sampling.latents import latents
 
@@ -152,6 +153,25 @@ def test_a_calibration_module_of_ones_own(images: torch.Tensor, tmp_path: Path) 
         stochseg.CAR.load(tmp_path)
     loaded = stochseg.CAR.load(tmp_path, calibration=Mine())
     assert torch.equal(loaded.probabilities(images), model.probabilities(images))
+
+
+def test_the_networks_of_a_config_are_taken_where_none_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "calibration: {widths: [4, 8]}\nrefinement: {net: hypotheses, widths: [8, 16]}\n"
+        "discriminator: {net: pooled, width: 8}\nobjective: {adversarial: 1}\n"
+    )
+    config = load_config(str(file), {"steps": 1})
+    model = stochseg.CAR(2, config=file)
+    assert model.configs() == {name: getattr(config, name) for name in ("calibration", "refinement", "discriminator")}
+    assert model.hypotheses(torch.zeros(1, 1, 16, 16))[1].shape == (1, 9)
+    own = torch.nn.Conv2d(1, 2, 1)
+    other = stochseg.CAR(2, calibration=own, refinement=RefinementConfig(widths=(8, 16)), config="demo")
+    assert other.calibration is own
+    assert other.discriminator is None
+    assert other.configs() == {"refinement": RefinementConfig(widths=(8, 16))}
+    with pytest.raises(InputError, match="--config nothing: no such preset"):
+        stochseg.CAR(2, config="nothing")
 
 
 def test_wrong_inputs_are_named(images: torch.Tensor, tmp_path: Path) -> None:

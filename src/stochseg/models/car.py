@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -18,6 +19,7 @@ from stochseg.models.interfaces import RefinementNet
 from stochseg.models.model_files import as_tuples, classes_of
 from stochseg.models.segmenter import Segmenter
 from stochseg.models.temperature import temper
+from stochseg.presets import load_config
 from stochseg.sampling.orientations import all_orientations, turned_back
 from stochseg.sampling.sample import decode_in_chunks
 from stochseg.sampling.tiles import draw_tiled, tiled_marginals
@@ -33,7 +35,8 @@ class CAR(Segmenter):
     classes: their number, or a ClassInfo each. channels: of the images; grey ones are repeated where it is 3. size:
     (h, w) in training: evaluation crops to it, and the paper's discriminator takes no other. calibration: a config,
     or any module that maps images [b c h w] to logits [b k h w] and takes the place of F. discriminator: None leaves
-    it out. seed: of the initial weights. blackbox: B, any segmenter that is asked about every image and never changed
+    it out. config: a preset or YAML file whose networks these are where none is given here; without it, film refines.
+    seed: of the initial weights. blackbox: B, any segmenter that is asked about every image and never changed
     (see `BlackBox`), or "saved": its answers come with the images. F then takes [b c+k h w], B's classes after the image.
     """
 
@@ -51,8 +54,14 @@ class CAR(Segmenter):
         seed: int = 0,
         precision: str = "float32",
         blackbox: Callable[..., Any] | Literal["saved"] | None = None,
+        config: str | Path | None = None,
     ) -> None:
         super().__init__(classes, channels, size, precision)
+        if config is not None:
+            preset = load_config(str(config), {"steps": 1})  # a config without a budget describes networks too
+            calibration = preset.calibration if calibration is None else calibration
+            refinement = refinement or preset.refinement
+            discriminator = discriminator or (preset.discriminator if preset.objective.adversarial else None)
         self.takes_blackbox = blackbox is not None
         self.blackbox: BlackBox | None = None
         if blackbox is not None and blackbox != "saved":

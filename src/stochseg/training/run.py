@@ -138,6 +138,9 @@ def _prepared(
     else:
         trained = model
         check_fit(model, store)
+        own = [name for name, built in model.configs().items() if built != getattr(settings, name)]
+        if own:
+            say(f"{' and '.join(own)}: as the model was built, not as the config describes")
         settings = _with_blackbox_of(model, dataclasses.replace(settings, **model.configs()))
         if isinstance(model, CAR):
             _check_discriminator(model, settings, size)
