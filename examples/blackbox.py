@@ -34,7 +34,12 @@ def main() -> None:
     few = max(8, arguments.images // 24)
     store = prepare_ambiguous(arguments.out / "store", arguments.images, val=few, test=few)
     model = stochseg.CAR(
-        classes=2, channels=1, size=(64, 64), calibration=CalibrationConfig(net="convnet", width=32), blackbox=bright
+        classes=2,
+        channels=1,
+        size=(64, 64),
+        calibration=CalibrationConfig(net="convnet", width=32),
+        blackbox=bright,
+        config="demo",
     )
     run = stochseg.train(model, store, arguments.out / "run", config="demo", minutes=arguments.minutes)
 

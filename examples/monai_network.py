@@ -18,7 +18,7 @@ parser.add_argument("--steps", type=int, default=500)
 given = parser.parse_args()
 
 network = UNet(spatial_dims=2, in_channels=1, out_channels=2, channels=(16, 32, 64), strides=(2, 2), num_res_units=2)
-model = stochseg.CAR(classes=2, channels=1, size=(64, 64), calibration=network)
+model = stochseg.CAR(classes=2, channels=1, size=(64, 64), calibration=network, config="demo")
 run = stochseg.train(model, given.data, out=given.out, config="demo", steps=given.steps)
 
 result = stochseg.evaluate(run, given.data, "val", calibration=network)  # the module is code: give it again

@@ -18,7 +18,7 @@ parser.add_argument("--steps", type=int, default=500)
 given = parser.parse_args()
 
 network = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=2)  # images [b 1 h w] -> logits [b 2 h w]
-model = stochseg.CAR(classes=2, channels=1, size=(64, 64), calibration=network)
+model = stochseg.CAR(classes=2, channels=1, size=(64, 64), calibration=network, config="demo")
 run = stochseg.train(model, given.data, out=given.out, config="demo", steps=given.steps)
 
 result = stochseg.evaluate(run, given.data, "val", calibration=network)  # the module is code: give it again

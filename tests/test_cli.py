@@ -49,7 +49,11 @@ def test_the_help_shows_defaults_and_presets(capsys: pytest.CaptureFixture[str])
         main(["train", "--help"])
     out = capsys.readouterr().out
     assert "lidc-paper" in out
-    assert "Images a step. (type: int, default: 32)" in " ".join(out.split())
+    assert "Images a step. (type: int, default: 16)" in " ".join(out.split())
+    assert "--refinement.net {film,hypotheses,paper}" in out
+    with pytest.raises(SystemExit):
+        main(["train", "--config", "cityscapes", "--help"])
+    assert "Images a step. (type: int, default: 8)" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("command", [*([c] for c in COMMANDS if c not in ("prepare", "blackbox")), *SEVERAL])

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,8 @@ def train(given: list[str]) -> int:
     if _study_of(given) is not None:
         return train_study(given)
     text = (
-        "Train on a store. Every key of the config is a flag too. --config regression is a study on data of its own, with "
+        "Train on a store. Every key of the config is a flag too; the defaults here are those of the preset lidc, and with "
+        "--config NAME --help those of another. --config regression is a study on data of its own, with "
         "flags of its own: `stochseg train --config regression --help`."
     )
     run, data = _train("stochseg train", text, given, "lidc")
@@ -152,7 +154,7 @@ def train(given: list[str]) -> int:
 def _train(prog: str, text: str, given: list[str], preset: str, **fixed: object) -> tuple[Path, Path]:
     """Run and store. preset: the default; fixed: keys of the config that this command sets."""
     from stochseg.config import Config
-    from stochseg.presets import preset_names
+    from stochseg.presets import flatten, preset_names, read_preset
     from stochseg.training.profile import profile_table
     from stochseg.training.run import train as call
 
@@ -165,6 +167,8 @@ def _train(prog: str, text: str, given: list[str], preset: str, **fixed: object)
     parser.add_argument("--verify", action="store_true", help="read the whole store first and compare its sha256")
     parser.add_argument("--profile", action="store_true", help="show where a step's time goes; writes RUN/profile.json")
     parser.add_class_arguments(Config)
+    if {"-h", "--help"} & set(given):
+        parser.set_defaults(flatten(read_preset(_early(given).config or preset)))
     flags = parse(parser, given, only_given=True)
     ours = {name: flags.pop(name) for name in ("config", "data", "out", "resume", "verify", "profile") if name in flags}
     if not ours.get("resume"):  # which keeps its own
@@ -185,7 +189,10 @@ def blackbox(given: list[str]) -> int:
 
 
 def blackbox_train(given: list[str]) -> int:
-    text = "Train a segmenter with cross entropy, for `stochseg blackbox predict`. Classes that flip are trained unflipped."
+    text = (
+        "Train a segmenter with cross entropy, for `stochseg blackbox predict`. Classes that flip are trained unflipped. The "
+        "defaults here are those of the preset blackbox."
+    )
     fixed = {"method": "deterministic", "input.blackbox": False, "input.class_flips": False}
     run, data = _train("stochseg blackbox train", text, given, "blackbox", **fixed)
     say(f"done: {run}; put its predictions into the store with `stochseg blackbox predict {run} --data {data}`")
@@ -246,22 +253,25 @@ def train_study(given: list[str]) -> int:
 
 def _study_of(given: list[str]) -> str | None:
     """The study that `train` is to run: --config names it or, where a run is resumed, its directory does."""
-    from argparse import ArgumentError, ArgumentParser
-
     from stochseg.presets import study_of
 
+    flags = _early(given)
+    kept = flags.out / "config.yaml" if flags.resume and flags.out else None
+    if kept is not None and kept.is_file():
+        return study_of(str(kept))
+    return study_of(flags.config) if flags.config else None
+
+
+def _early(given: list[str]) -> Namespace:
+    """What says which flags `train` has: config, out and resume; nothing where they cannot be read."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true")
     try:
-        flags, _ = parser.parse_known_args(given)
-    except ArgumentError:
-        return None  # the command's own parser says what is wrong
-    kept = flags.out / "config.yaml" if flags.resume and flags.out else None
-    if kept is not None and kept.is_file():
-        return study_of(str(kept))
-    return study_of(flags.config) if flags.config else None
+        return parser.parse_known_args(given)[0]
+    except ArgumentError:  # the command's own parser says what is wrong
+        return Namespace(config=None, out=None, resume=False)
 
 
 def evaluate(given: list[str]) -> int:
