@@ -89,7 +89,7 @@ PLACES = sorted({call.page for call in HERE})
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages speak of: images, stores, predictions, a trained run; and sources of stores."""
     base = tmp_path_factory.mktemp("documented")
-    write_raters(base / "mydata", make(12, (72, 80)))
+    write_raters(base / "mydata", make(36, (72, 80)))
     write_blobs(base / "stores/lidc", {"train": 6, "val": 12, "test": 6}, size=96, raters=4)
     lay_out(base / "sources/lidc", crops())
     rng = np.random.default_rng(0)
