@@ -7,6 +7,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -521,7 +522,7 @@ def test_counted_present_and_ignored_pixels_are_those_maps_cut_out_by_hand() -> 
         assert float(got[i]) == pytest.approx(float(energy_loss(*maps, smooth=0.5)), abs=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["minmax", "product", "dice"])
+@pytest.mark.parametrize("kernel", ["minmax", "dice"])
 def test_blocks_are_sums_of_their_pixels(kernel: Kernel) -> None:
     """Sides of 5 pixels have blocks of 2, 2 and 1; on maps that are constant in blocks nothing changes, for min(s, y)."""
     s, y = soft_maps(2, 3, 3, 5, 5), soft_maps(2, 2, 3, 5, 5, seed=1)
@@ -530,11 +531,33 @@ def test_blocks_are_sums_of_their_pixels(kernel: Kernel) -> None:
     assert torch.allclose(
         energy_loss(s, y, kernel=kernel, block=2), energy_loss(*sums, torch.ones(2, 2), kernel=kernel), atol=1e-6
     )
-    if kernel != "product":
-        large = [x.repeat_interleave(2, -1).repeat_interleave(2, -2) for x in (s, y)]
-        assert torch.allclose(
-            energy_loss(*large, kernel=kernel, block=2), energy_loss(*large, kernel=kernel), atol=1e-6
-        )
+    large = [x.repeat_interleave(2, -1).repeat_interleave(2, -2) for x in (s, y)]
+    assert torch.allclose(energy_loss(*large, kernel=kernel, block=2), energy_loss(*large, kernel=kernel), atol=1e-6)
+    with pytest.raises(InputError, match="block is 2; the product kernel"):
+        energy_loss(s, y, kernel="product", block=2)
+
+
+@pytest.mark.parametrize("kernel", ["minmax", "dice", "crps"])
+def test_a_label_of_one_pixel_a_block_is_compared_as_any_other(kernel: Kernel) -> None:
+    """Its blocks hold 0 and 1 alone, as single pixels do, those of a sample up to 4. Beside a thick label nothing changes."""
+    label = torch.zeros(2, 1, 2, 8, 8)
+    label[0, 0, 1, ::2, ::2] = 1
+    label[1, 0, 1, :4] = 1
+    samples = torch.zeros(2, 2, 2, 8, 8)
+    samples[:, 0, 1, 2:6] = 1
+    samples[:, 1, 1, :, 2:6] = 1
+    for maps in (label, samples):
+        maps[:, :, 0] = 1 - maps[:, :, 1]
+    both = energy_loss(samples, label, kernel=kernel, block=2)
+    assert torch.allclose(energy_loss(samples[:1], label[:1], kernel=kernel, block=2), both[:1])
+    blocks = [F.avg_pool2d(x[0, :, 1:], 2, divisor_override=1) for x in (samples, label)]
+    (a, b), y = blocks[0].flatten(1), blocks[1].flatten()
+    distances = []
+    for s, t in ((a, y), (b, y), (a, b)):
+        shared, areas = float(torch.minimum(s, t).sum()), float(s.sum() + t.sum())
+        ratio = {"minmax": (shared + 1) / (areas - shared + 1), "dice": 2 * (shared + 1) / (areas + 2)}
+        distances.append((areas - 2 * shared) / 64 if kernel == "crps" else 1 - ratio[kernel])
+    assert float(both[0]) == pytest.approx(distances[0] + distances[1] - distances[2], abs=1e-5)
 
 
 @pytest.mark.parametrize("empty", [None, torch.tensor([0.3, 0.0], dtype=torch.float64)])

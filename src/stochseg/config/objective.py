@@ -68,6 +68,9 @@ class ObjectiveConfig:
             require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
         require(self.spread > 0, "objective.spread", self.spread, "above 0")
         require(self.block >= 1, "objective.block", self.block, "at least 1")
+        require(
+            self.block == 1 or self.kernel != "product", "objective.block", self.block, "1 for objective.kernel product"
+        )
         require(self.samples >= 1, "objective.samples", self.samples, "at least 1")
         require(
             self.samples >= 2 or not self.energy, "objective.samples", self.samples, "at least 2 for the energy loss"

@@ -83,7 +83,7 @@ def energy_loss(
     On hard maps with smooth = e it is, up to the raters' own constant d_yy, the U statistic of
     `metrics.generalized_energy_distance` under `replace(get_convention("car"), smooth=e)` (similarity="dice" for Dice).
     Gradients are finite with smooth > 0, and with 0 too, though up to 1 / NOTHING: nearly empty maps are steep, and
-    empty ones have none. Raises InputError for a kernel that is not known, a single sample, and no class left.
+    empty ones have none. Raises InputError for a kernel that is not known, product in blocks, a single sample, and no class left.
     """
     n = samples.shape[1]
     if kernel not in KERNELS:
@@ -93,6 +93,8 @@ def energy_loss(
     if weights is None:
         weights = labels.detach().flatten(2).any(2)
     pixels = samples.shape[-2] * samples.shape[-1]
+    if kernel == "product" and block > 1:
+        raise InputError(f"block is {block}; the product kernel compares single pixels: take minmax, or block 1")
     s, area_s, area_y, shares, d_sy = _against_labels(
         samples, labels, kernel, smooth, ignore, counted, present, ignored, block
     )
@@ -101,7 +103,7 @@ def energy_loss(
     first, second = torch.triu_indices(n, n, 1, device=s.device)
     with torch.autocast(s.device.type, enabled=False):  # bfloat16 cannot count pixels
         areas = area_s[:, first] + area_s[:, second]
-        d_ss = _distance(_overlaps_within(s, areas, kernel), areas, shares, kernel, smooth, pixels)  # [b pairs]
+        d_ss = _distance(_overlaps_within(s, areas, kernel, block), areas, shares, kernel, smooth, pixels)  # [b pairs]
     w_sy = sample_weights[:, :, None] * weights[:, None]
     w_ss = sample_weights[:, first] * sample_weights[:, second]
     near = (d_sy * w_sy).sum((1, 2)) / w_sy.sum((1, 2))
@@ -253,7 +255,7 @@ def _against_labels(
     shares = _class_shares(present, counted_ids, s)
     with torch.autocast(s.device.type, enabled=False):  # bfloat16 cannot count pixels
         areas = area_s[:, :, None] + area_y[:, None]
-        d_sy = _distance(_overlaps(s, y, areas, kernel), areas, shares, kernel, smooth, pixels)
+        d_sy = _distance(_overlaps(s, y, areas, kernel, block), areas, shares, kernel, smooth, pixels)
     return _Compared(s, area_s, area_y, shares, d_sy)
 
 
@@ -304,24 +306,24 @@ def _distance(both: Tensor, areas: Tensor, shares: Tensor, kernel: Kernel, smoot
     return 1 - (above / below * shares).sum(-1)
 
 
-def _overlaps(s: Tensor, y: Tensor, areas: Tensor, kernel: Kernel) -> Tensor:
+def _overlaps(s: Tensor, y: Tensor, areas: Tensor, kernel: Kernel, block: int) -> Tensor:
     """Overlap of every sample with every label, [b n r k-1]."""
-    if kernel == "product" or _is_hard(y):  # where y is 0 or 1, min(s, y) = s y, and a matrix product is cheaper
+    if kernel == "product" or _is_hard(y, block):  # then min(s, y) = s y, and a matrix product is cheaper
         return torch.einsum("bnkp,brkp->bnrk", s, y)
     apart = [(s - y[:, j : j + 1]).abs().sum(-1) for j in range(y.shape[1])]
     return (areas - torch.stack(apart, 2)) / 2  # min(s, y) = (s + y - |s - y|) / 2
 
 
-def _overlaps_within(s: Tensor, areas: Tensor, kernel: Kernel) -> Tensor:
+def _overlaps_within(s: Tensor, areas: Tensor, kernel: Kernel, block: int) -> Tensor:
     """Overlap of each two samples, [b pairs k-1], pairs in the order of `torch.triu_indices`."""
     n = s.shape[1]
-    if kernel == "product" or _is_hard(s):
+    if kernel == "product" or _is_hard(s, block):
         first, second = torch.triu_indices(n, n, 1, device=s.device)
         return torch.einsum("bnkp,bmkp->bnmk", s, s)[:, first, second]
     apart = [(s[:, i : i + 1] - s[:, i + 1 :]).abs().sum(-1) for i in range(n - 1)]
     return (areas - torch.cat(apart, 1)) / 2
 
 
-def _is_hard(y: Tensor) -> bool:
-    """Whether maps are of 0 and 1 alone, and no gradient is asked for; then min(a, b) = a b."""
-    return not y.requires_grad and bool(((y == 0) | (y == 1)).all())
+def _is_hard(y: Tensor, block: int) -> bool:
+    """Whether min(a, y) = a y for all maps a: those of single pixels, up to 1, if y are 0 and 1 alone; no gradient asked for."""
+    return block == 1 and not y.requires_grad and bool(((y == 0) | (y == 1)).all())
