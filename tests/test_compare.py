@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stochseg import CAR
 from stochseg.cli import main
 from stochseg.compare import compare
 from stochseg.errors import InputError
@@ -20,7 +21,9 @@ from .test_car import made
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     made("film", classes=2, channels=1).save(folder / "ours/model")
-    made_baseline("deterministic", classes=2).save(folder / "theirs/model")
+    theirs = made_baseline("deterministic", classes=2)
+    theirs.size = (32, 32)
+    theirs.save(folder / "theirs/model")
     return [folder / "ours", folder / "theirs"]
 
 
@@ -52,6 +55,32 @@ def test_what_was_evaluated_is_not_evaluated_again(runs: list[Path], tmp_path: P
     assert json.loads(marked.read_text())["seconds"] == first["seconds"]
     compare(runs, store, "val", samples=4)
     assert json.loads(marked.read_text())["samples"] == 4
+
+
+def test_an_evaluation_of_another_model_or_store_is_made_again(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        made("film", classes=2, channels=1).save(tmp_path / name / "model")
+    runs = [tmp_path / "a", tmp_path / "b"]
+    store = write_blobs(tmp_path / "store", {"val": 4})
+    result = compare(runs, store, "val", samples=4)
+    assert result["runs"][1]["differences"]["ged"]["difference"] == 0
+    tempered = CAR.load(runs[1])
+    tempered.temperature = (5.0, 0.2)
+    assert tempered.calibrated is not None
+    tempered.calibrated.write(runs[1] / "model")
+    rows = compare(runs, store, "val", samples=4)["runs"]
+    assert rows[1]["ged"] == evaluate(runs[1], store, "val", samples=4)["ged"] != rows[0]["ged"]
+    other = write_blobs(tmp_path / "other/store", {"val": 5})
+    assert compare(runs, other, "val", samples=4)["runs"][0]["ged"] != rows[0]["ged"]
+
+
+def test_scores_of_other_crops_are_not_compared(runs: list[Path], tmp_path: Path) -> None:
+    small = CAR.load(runs[0])
+    small.size = (16, 16)
+    small.save(tmp_path / "small/model")
+    store = write_blobs(tmp_path / "store", {"val": 4})
+    with pytest.raises(InputError, match=r"small: judged on 16x16 pixels of an image, .*ours on 32x32, as"):
+        compare([runs[0], tmp_path / "small"], store, "val", samples=2)
 
 
 def test_bad_calls_are_refused(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

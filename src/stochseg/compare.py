@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from stochseg.data.batches import centre_crop_for, in_order
 from stochseg.data.reading import parse_json
-from stochseg.data.store import open_store
+from stochseg.data.store import Store, open_store
 from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
 from stochseg.metrics.intervals import paired_test
-from stochseg.models.precision import resolve_device
+from stochseg.models.precision import precision_name, resolve_device
 from stochseg.models.segmenter import Segmenter, load
+from stochseg.models.weights_file import sum_in
 from stochseg.writable import check_writable
 
 COMPARED = ("ged", "hm_iou", "diversity", "distance_to_labels", "dice", "max_dice", "empty_brier")
@@ -71,14 +72,18 @@ def compare(
         raise InputError("compare: a run is given twice; give each once")
     if out is not None:
         check_writable(Path(out), f"--out {out}")
+    store = open_store(data)
     options: dict[str, Any] = {"split": split, "samples": samples, "seed": seed, "limit": limit}
     found = []
     for run in folders:
-        result = None if again else _evaluated(run, Path(data), options, convention)
+        model = load(run, precision, resolve_device(device))
+        result = (
+            None if again else _evaluated(run, model, store, options | {"convention": convention or store.convention})
+        )
         result = result or evaluate(run, data, convention=convention, precision=precision, device=device, **options)
         with np.load(run / "evaluation" / f"{split}.npz", allow_pickle=False) as arrays:
             values = dict(arrays)
-        found.append(Candidate(run, load(run, precision, resolve_device(device)), result, values))
+        found.append(Candidate(run, model, result, values))
     times = _milliseconds(found, Path(data), split, samples)
     result = {
         "split": split,
@@ -98,13 +103,18 @@ def compare(
     return result
 
 
-def _evaluated(run: Path, data: Path, options: dict[str, Any], convention: str | None) -> dict[str, Any] | None:
-    """What an earlier evaluation holds, if it is of the same kind and of the model as it is."""
+def _evaluated(run: Path, model: Segmenter, store: Store, options: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier evaluation holds, if it is of the same kind and of the model and the store as they are."""
     file, weights = run / "evaluation" / f"{options['split']}.json", run / "model" / "model.safetensors"
     try:
         result: dict[str, Any] = parse_json(file.read_text())
         newer = file.stat().st_mtime >= weights.stat().st_mtime
-        asked = options | {"store": data.name, "convention": convention or open_store(data).convention}
+        asked = options | {
+            "store_fingerprint": store.fingerprint,
+            "weights": sum_in(weights),
+            "temperature": None if model.temperature is None else [*model.temperature],
+            "precision": precision_name(model.precision, model.device),
+        }
         return result if newer and all(result[key] == value for key, value in asked.items()) else None
     except (OSError, ValueError, KeyError):
         return None
@@ -116,6 +126,12 @@ def _facts(one: Candidate, first: Candidate, milliseconds: float) -> dict[str, A
     scores = {key: one.result[key] for key in keys}
     scores |= {f"{key}_interval": one.result.get(f"{key}_interval") for key in keys}
     differences = {}
+    if one.result["size"] != first.result["size"]:
+        sizes = ["x".join(str(side) for side in each.result["size"]) for each in (one, first)]
+        raise InputError(
+            f"{one.run}: judged on {sizes[0]} pixels of an image, {first.run} on {sizes[1]}, as they were trained: scores of "
+            "other pixels do not compare; train both at one size"
+        )
     for key in keys if one is not first else ():
         if key not in first.values or len(np.unique(one.values["groups"])) < 2:
             continue

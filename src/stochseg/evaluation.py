@@ -14,7 +14,7 @@ from torch import nn
 
 from stochseg.card import refresh_card
 from stochseg.config import Crop
-from stochseg.data.batches import centre_crop_for, check_blackbox, in_order
+from stochseg.data.batches import centre_crop_for, check_blackbox, crop_size, in_order
 from stochseg.data.reading import parse_json
 from stochseg.data.store import Split, Store, label_fault, open_store
 from stochseg.determinism import deterministic_if_asked
@@ -22,7 +22,7 @@ from stochseg.errors import InputError, OnError
 from stochseg.metrics.conventions import get_convention
 from stochseg.metrics.intervals import bootstrap_totals_interval
 from stochseg.models.model_files import model_folder
-from stochseg.models.precision import resolve_precision
+from stochseg.models.precision import precision_name
 from stochseg.models.segmenter import Segmenter
 from stochseg.models.weights_file import sum_in
 from stochseg.processes import current, joined
@@ -154,12 +154,14 @@ def evaluate(
         "skipped_images": skipped,
         "seconds": seconds,
         "seed": seed,
-        "precision": str(resolve_precision(precision, model.device)).removeprefix("torch."),
+        "precision": precision_name(precision, model.device),
         "temperature": model.temperature,
         "blackbox": None if not model.takes_blackbox else "store" if model.needs_blackbox else "live",
         "limit": limit,
         "group_name": store.group_name,
         "store": store.path.name,
+        "store_fingerprint": store.fingerprint,
+        "size": [*crop_size(crop, (chosen.images.shape[1], chosen.images.shape[2]))],
         "weights": weights,
         "raters_per_image": store.raters,
     }

@@ -24,6 +24,11 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def precision_name(precision: str, device: torch.device) -> str:
+    """What `resolve_precision` takes, as text: float32 or bfloat16."""
+    return str(resolve_precision(precision, device)).removeprefix("torch.")
+
+
 def resolve_device(name: str) -> torch.device:
     """The device of this name; "auto" is a CUDA device where there is one, else the CPU."""
     if name == "auto":

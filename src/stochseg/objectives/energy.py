@@ -83,7 +83,8 @@ def energy_loss(
     On hard maps with smooth = e it is, up to the raters' own constant d_yy, the U statistic of
     `metrics.generalized_energy_distance` under `replace(get_convention("car"), smooth=e)` (similarity="dice" for Dice).
     Gradients are finite with smooth > 0, and with 0 too, though up to 1 / NOTHING: nearly empty maps are steep, and
-    empty ones have none. Raises InputError for a kernel that is not known, product in blocks, a single sample, and no class left.
+    empty ones have none. Raises InputError for a kernel that is not known, product in blocks, a single sample, and no
+    class left.
     """
     n = samples.shape[1]
     if kernel not in KERNELS:
@@ -325,5 +326,5 @@ def _overlaps_within(s: Tensor, areas: Tensor, kernel: Kernel, block: int) -> Te
 
 
 def _is_hard(y: Tensor, block: int) -> bool:
-    """Whether min(a, y) = a y for all maps a: those of single pixels, up to 1, if y are 0 and 1 alone; no gradient asked for."""
+    """Whether min(a, y) = a y for all maps a, up to 1 at each pixel: y are 0 and 1 alone, and no gradient is asked for."""
     return block == 1 and not y.requires_grad and bool(((y == 0) | (y == 1)).all())
