@@ -126,3 +126,5 @@ def test_a_number_that_there_is_not_is_refused() -> None:
     model.orientations = 2
     with pytest.raises(InputError, match=r"z of shape \[1, 2, 3\]: must be"):
         model.sample(torch.zeros(1, 1, 32, 32), z=torch.zeros(1, 2, 3))
+    with pytest.raises(InputError, match=r"images of shape \[0, 1, 32, 32\]"):
+        model.sample(torch.zeros(0, 1, 32, 32))

@@ -323,6 +323,20 @@ def test_coverage_promises_nothing_at_another_size(
     assert "90 %" not in words["turned"]
     sample_files(tmp_path / "model", files[:1], tmp_path / "other")
     assert capsys.readouterr().err == ""
+    (even,) = sample_files(tmp_path / "model", files[:1], tmp_path / "even", draws="stratified").written
+    assert "fitted on independent draws: no promise for stratified ones" in capsys.readouterr().err
+    assert json.loads((even / "summary.json").read_text())["coverage"]["promise"] is False
+    assert "90 %" not in words["same"]
+
+
+def test_going_on_after_a_calibration_is_refused(pixels: np.ndarray, tmp_path: Path) -> None:
+    car = made()
+    car.save(tmp_path / "model")
+    file = saved(pixels, tmp_path / "scan.png")
+    sample_files(tmp_path / "model", [file], tmp_path / "out", samples=5)
+    Calibrated(None, Coverage((None, 0.7), 5, 0.9, 1.0, (29, 43)), {}).write(tmp_path / "model")
+    with pytest.raises(InputError, match=r"scan: was sampled with coverage_levels None, not \[None, 0.7\]"):
+        sample_files(tmp_path / "model", [file], tmp_path / "out", samples=5, resume=True)
 
 
 def test_a_place_that_cannot_be_written_to_is_found_first(model: Path, pixels: np.ndarray, tmp_path: Path) -> None:

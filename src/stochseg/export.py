@@ -177,7 +177,7 @@ def _bare(model: Segmenter) -> Segmenter:
     networks = {name: net for name, net in model.networks.items() if name != "discriminator"}
     copied = nn.ModuleDict(copy.deepcopy(networks)).cpu().eval()
     bare = model.with_networks(copied.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
-    bare.precision = "float32"
+    bare.precision, bare.orientations = "float32", 1
     return bare
 
 

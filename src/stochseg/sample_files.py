@@ -21,6 +21,7 @@ from stochseg.data.store import sha256_of
 from stochseg.determinism import deterministic_if_asked
 from stochseg.errors import InputError, OnError
 from stochseg.metrics import class_frequencies
+from stochseg.models.calibrated import Coverage
 from stochseg.models.model_files import model_folder
 from stochseg.models.precision import resolve_precision
 from stochseg.models.segmenter import Segmenter, load
@@ -182,6 +183,8 @@ def sample_files(
             f"coverage levels were fitted at {model.coverage.fitted_at()} pixels: no promise for "
             f"{counted(len(unpromised), 'image')} of another size ({some(unpromised)}); crop them around what is to be outlined"
         )
+    if model.coverage and draws != "independent" and written:
+        say(f"coverage levels were fitted on independent draws: no promise for {draws} ones")
     return SampledFiles(written, list(failed), kept)
 
 
@@ -212,6 +215,7 @@ def _settings(
         "weights": sha256_of(model_folder(run) / "model.safetensors"),
         "precision": str(resolve_precision(model.precision, model.device)).removeprefix("torch."),
         "temperature": model.temperature and list(model.temperature),
+        "coverage_levels": model.coverage and list(model.coverage.levels),
     }
 
 
@@ -221,6 +225,7 @@ def _is_kept(folder: Path, file: Path, settings: dict[str, Any]) -> bool:
         return False
     try:
         found = parse_json((folder / SUMMARY).read_text())
+        found = {"coverage_levels": None} | found  # which files of before do not hold
         other = next((key for key, value in settings.items() if found[key] != value), None)
         other = other or (None if found["image"] == str(file) else "image")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -280,16 +285,16 @@ def _sample_one(
         said = ", ".join(f"{100 * share:.0f} %" for share in shares[0].tolist())
         notes.append(f"shown: {counted(different, 'sample')} that stand for {said} of them")
     if model.coverage:
-        c = model.coverage
+        c, broken = model.coverage, _no_promise(model.coverage, size, draws)
         facts["coverage"] = {
             "probability": c.probability,
             "share": c.share,
             "samples": c.samples,
             "fitted_size": c.size and list(c.size),
-            "promise": c.holds_for(_size(image.images)),
+            "promise": broken is None,
             "levels": {info.name: level for info, level in zip(model.classes, c.levels)},
         }
-        if c.holds_for(_size(image.images)):
+        if broken is None:
             name = f"{100 * c.probability:g} % coverage"
             part = "the whole" if c.share == 1 else f"{100 * c.share:g} %"
             notes += [
@@ -298,7 +303,7 @@ def _sample_one(
             ]
         else:
             name = "coverage set"
-            notes.append(f"{name}: fitted at {c.fitted_at()}, no promise at this size")
+            notes.append(f"{name}: {broken}")
     result = Sampled(
         ((image.images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy(),
         maps,
@@ -311,6 +316,13 @@ def _sample_one(
         chosen,
     )
     write_sampled(folder, result, model.classes, folder.name, facts, format)
+
+
+def _no_promise(coverage: Coverage, size: tuple[int, int], draws: Draws) -> str | None:
+    """Why the levels promise nothing of samples of an image of this size; None where they do."""
+    if not coverage.holds_for(size):
+        return f"fitted at {coverage.fitted_at()}, no promise at this size"
+    return None if draws == "independent" else f"fitted on independent draws, no promise for {draws} ones"
 
 
 def _sample_slice(

@@ -122,7 +122,7 @@ class Segmenter(ABC):
             z = torch.randn(len(images), n, self.latent, generator=generator)
         if self.orientations == 1:
             return self._sample(images, z, blackbox, tile)
-        self._check_latents(z, len(images))
+        self._check_latents(z, len(self.as_input(images)))
         return sample_oriented(
             lambda x, its, seen: self._sample(x, its, seen, tile), images, z, blackbox, self.orientations
         )

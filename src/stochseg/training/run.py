@@ -151,6 +151,7 @@ def _prepared(
     trained.to(world.device(settings.device))
     check_loggers(settings)
     trained.calibrated = None  # what was measured of a model before does not hold for the weights to come
+    trained.orientations = 1  # as it will be loaded
     return store, trained, settings
 
 
