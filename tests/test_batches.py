@@ -145,6 +145,19 @@ def test_warp_turns_images_and_labels_together() -> None:
     assert (turned[0, 0] != turned[1, 0]).any()
 
 
+def test_what_is_mirrored_beyond_the_border_is_marked_there_too() -> None:
+    """A square at the border, an image that is its own label: turned, its mirror image comes in beyond the border."""
+    rows, columns = np.mgrid[:64, :64]
+    square = torch.from_numpy((rows >= 2) & (rows < 10) & (abs(columns - 31.5) < 9)).to(torch.uint8)
+    config = InputConfig(crop=None, rotate=45, scale=0.5)
+    images, turned = warp(
+        square.float().expand(64, 1, 64, 64), square.expand(64, 1, 64, 64), config, torch.Generator().manual_seed(0)
+    )
+    different = ((images[:, 0] > 0.5) != (turned[:, 0] == 1)).sum((1, 2))
+    assert different.max() <= 12  # of the border of a square or two
+    assert (turned.sum((1, 2, 3)) > 180).any()  # of 144 pixels, magnified: the mirror image is there somewhere
+
+
 def test_a_warp_by_nothing_is_the_centre_crop(tiny_store: Path) -> None:
     split = open_store(tiny_store).split("train")
     config = InputConfig(crop=16)

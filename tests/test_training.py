@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -33,7 +34,7 @@ from stochseg.training.phases import Phase
 from stochseg.training.run import build_model, train
 from stochseg.training.schedule import Budget, learning_rate
 from stochseg.training.step import take_step
-from stochseg.training.validation import replaces
+from stochseg.training.validation import Validation, replaces
 
 from .conftest import write_blobs
 
@@ -510,3 +511,18 @@ def test_of_models_as_good_as_each_other_the_newest_is_kept() -> None:
     assert kept == [0, 1, 2, 3, 5, 6]  # 0.214 is .004 above the lowest, which stays .21 until .209 comes
     assert not replaces(0.2101, 0.21, ValidationConfig(slack=0))
     assert replaces(9.0, 0.21, ValidationConfig(select="last"))
+
+
+def test_images_without_a_class_that_flips_cannot_choose_a_model(tmp_path: Path) -> None:
+    store = write_blobs(tmp_path / "store", {"train": 4, "val": 4}, raters=1, flips=[(1, 0, 0.25)])
+    labels = np.load(store / "val.labels.npy", mmap_mode="r+")
+    labels[1:] = 0
+    labels.flush()
+    settings = load_config("lidc", {"steps": 1, "validation.images": 4})
+    Validation(open_store(store), tmp_path, settings, World())  # one image has it
+    labels[:] = 0
+    labels.flush()
+    with pytest.raises(
+        InputError, match="--validation.images 4: no class that flips is in any of the 4 images of split 'val'"
+    ):
+        Validation(open_store(store), tmp_path, settings, World())

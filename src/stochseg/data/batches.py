@@ -251,7 +251,7 @@ def warp(
 ) -> tuple[Tensor, Tensor]:
     """Rotate and scale images [b c h w] in [0, 1] and maps [b r h w] about their centre, and crop to config.crop.
 
-    Images by bicubic interpolation, mirrored beyond their border; maps by the nearest pixel. An angle and a scale
+    Images by bicubic interpolation, maps by the nearest pixel, both mirrored beyond their border. An angle and a scale
     an image, uniform up to config.rotate either way, log-uniform up to config.scale; config.warped of the images have
     them, the others are cropped as they are.
     """
@@ -268,7 +268,7 @@ def warp(
     rows = [torch.stack([cos * cw / w, -sin * ch / w, zero], 1), torch.stack([sin * cw / h, cos * ch / h, zero], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), [b, c, ch, cw], align_corners=False)
     warped = F.grid_sample(images, grid, "bicubic", "reflection", align_corners=False).clamp_(0, 1)
-    nearest = F.grid_sample(maps.float(), grid, "nearest", "border", align_corners=False)
+    nearest = F.grid_sample(maps.float(), grid, "nearest", "reflection", align_corners=False)
     return warped, nearest.to(maps.dtype)
 
 

@@ -119,8 +119,8 @@ def accumulate_gradients(
     discriminator = networks["discriminator"] if "discriminator" in networks and objective.adversarial else None
     maps = samples
     if discriminator is not None:
-        samples = _visible(samples, targets, ignore)
-        maps = samples if choice is None else choice.samples_of(z, samples, certain=1)
+        drawn = samples if choice is None else choice.samples_of(z, samples, certain=1)
+        maps = _visible(drawn, targets, ignore)
         maps = straight_through(maps) if objective.adversary == "relativistic" else maps
     papers, sum_of_papers = refinement_losses(
         CATEGORICAL, discriminator, x, targets.one, maps, mean, q, objective, dtype, targets.ignored

@@ -8,6 +8,7 @@ import numpy as np
 from stochseg.card import Origin
 from stochseg.config import Config, ValidationConfig
 from stochseg.data.store import Store
+from stochseg.errors import InputError
 from stochseg.metrics.conventions import get_convention
 from stochseg.metrics.intervals import bootstrap_interval
 from stochseg.models.segmenter import Segmenter
@@ -45,6 +46,12 @@ class Validation:
         order = np.random.default_rng([config.seed, 3]).permutation(count)
         self.rows = sorted(int(i) for i in order[: min(count, wanted or count)])
         self.groups = np.array(self.split.groups)[self.rows]
+        sources = [source for source, _, _ in self.flips or ()]
+        if sources and not any(np.isin(self.split.labels[row], sources).any() for row in self.rows):
+            raise InputError(
+                f"--validation.images {wanted}: no class that flips is in any of the {len(self.rows)} images of split "
+                f"'{self.split.name}' that choose the model, and without one there is no GED; take more, or none for all"
+            )
 
     def judge(self, model: Segmenter, step: int, best: float | None, log: Log) -> float | None:
         """Score the model, log it, draw a picture, and keep the model unless a former one was better.
@@ -74,7 +81,7 @@ class Validation:
         judged = float(np.nanmean(each))
         logged = {f"val_{k}": v for k, v in values.items()} | {"val_selection": judged}
         interval = ""
-        if len(np.unique(self.groups)) > 1:  # one patient alone says nothing about others
+        if len(np.unique(self.groups[~np.isnan(each)])) > 1:  # one patient alone says nothing about others
             low, high = bootstrap_interval(each, self.groups)
             logged |= {"val_selection_low": low, "val_selection_high": high}
             interval = f" [{low:.3f}, {high:.3f}]"
