@@ -26,6 +26,7 @@ from stochseg.training.run import keep_model, train
 from stochseg.training.validation import replaces
 
 from .conftest import write_blobs
+from .test_baselines import made as made_baseline
 from .test_training import SMALL
 
 TINY = {"calibration": CalibrationConfig(widths=(4, 8)), "refinement": RefinementConfig(widths=(4, 8))}
@@ -355,3 +356,11 @@ def test_one_patient_or_flips_are_refused(trained: Path, tmp_path: Path) -> None
     (few / "index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="flip at random"):
         calibrate(trained, few)
+
+
+def test_other_methods_are_refused(store: Path, tmp_path: Path) -> None:
+    made_baseline("deterministic", classes=2).save(tmp_path / "model")
+    with pytest.raises(
+        InputError, match="is of the method deterministic; what is calibrated are models of the method car"
+    ):
+        calibrate(tmp_path / "model", store)

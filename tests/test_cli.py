@@ -79,7 +79,7 @@ def test_help_keeps_choices_and_lists_conventions(capsys: pytest.CaptureFixture[
 def test_none_is_a_name_for_a_flag_with_that_choice_and_nothing_for_others() -> None:
     parser = new_parser("x", "")
     parser.add_class_arguments(Config)
-    given = ["--calibration.net", "none", "--input.flips=none", "--minutes", "none", "--training.clip", "none"]
+    given = ["--calibration.net", "none", "--input.flips=none", "--minutes=none", "--training.clip", "none"]
     found = parse(parser, given, only_given=True)
     assert found == {"calibration.net": "none", "input.flips": "none", "minutes": None, "training.clip": None}
 

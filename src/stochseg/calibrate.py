@@ -36,6 +36,7 @@ from stochseg.models.calibrated import NAME, Calibrated, Coverage
 from stochseg.models.car import CAR
 from stochseg.models.model_files import model_folder
 from stochseg.models.precision import resolve_device, resolve_precision
+from stochseg.models.segmenter import load
 from stochseg.models.temperature import check_temperature, fit_temperature
 from stochseg.progress import say, track
 from stochseg.sampling.latents import latents
@@ -150,7 +151,11 @@ def calibrate(
     if store.flips:
         raise InputError(f"{store.path}: has classes that flip at random, which its labels do not show; not supported")
     folder = model_folder(run)
-    model = CAR.load(run, precision, resolve_device(device), calibration, blackbox)
+    model = load(run, precision, resolve_device(device), calibration, blackbox)
+    if not isinstance(model, CAR):
+        raise InputError(
+            f"{run}: is of the method {model.method}; what is calibrated are models of the method {CAR.method}"
+        )
     check_fit(model, store)
     check_writable(folder, str(folder))
     _say_of_training(run, split)

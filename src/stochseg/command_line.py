@@ -79,13 +79,26 @@ def _bare_switches(parser: Any, given: list[str]) -> list[str]:
     for before, word, following in zip(["", *given], given, [*given[1:], ""]):
         name, equals, value = word.partition("=")
         plain = "--" + name[2:].replace("-", "_")
-        flag = plain + equals + value if word.startswith("--") and name not in options and plain in options else word
-        is_a_name = flag in get_args(kinds.get(before))  # `--calibration.net none`: one of the names it takes
-        others = {"none": "null", "None": "null", "True": "true", "False": "false"}
-        spelled.append(flag if is_a_name else others.get(flag, flag))
-        if kinds.get(flag) is bool and following.lower() not in ("true", "false"):
+        if not word.startswith("--"):
+            spelled.append(_plain_value(word, kinds.get(before)))
+            continue
+        flag = plain if name not in options and plain in options else name
+        spelled.append(flag + equals + _plain_value(value, kinds.get(flag)))
+        if not equals and kinds.get(flag) is bool and following.lower() not in ("true", "false"):
             spelled.append("true")
     return spelled
+
+
+def _plain_value(word: str, kind: Any) -> str:
+    """`none` as null for a flag that may be left out, `True` as true for a switch; names that a flag takes stay.
+
+    >>> [_plain_value("none", kind) for kind in (int | None, str)]
+    ['null', 'none']
+    """
+    known = get_args(kind)
+    if word in ("none", "None") and type(None) in known and word not in known:
+        return "null"
+    return word.lower() if word in ("True", "False") and bool in (kind, *known) else word
 
 
 def _joined(given: list[str], options: set[str]) -> list[str]:
