@@ -376,6 +376,17 @@ def test_a_network_of_ours_fills_the_store_and_a_model_goes_on_top(
     for row in range(2):
         ours, theirs = (np.load(tmp_path / k / f"scan{row}/marginals.npz")["q"] for k in ("of_maps", "of_run"))
         assert np.allclose(ours, theirs, atol=1e-5)
+    predict(box, data, soft=True, precision="float32", overwrite=True)
+    seeing = tmp_path / "seeing"
+    done("train", "--data", data, "--out", seeing, "--steps", 2, *on_top, "--refinement.widths", "[8,16]", *small)
+    done(
+        *["sample", seeing, images, "--samples", 2, "--precision", "float32", "--out"],
+        tmp_path / "soft",
+        "--blackbox",
+        box,
+    )
+    q = stochseg.CAR.load(seeing).probabilities(batch.images[:1], blackbox=wanted[:1])
+    assert np.allclose(np.load(tmp_path / "soft/scan0/marginals.npz")["q"], q[0], atol=1e-5)
     assert "built without a black box" in refused(
         capsys, "sample", box, images, "--out", tmp_path / "b", "--blackbox", maps
     )

@@ -64,6 +64,8 @@ class CAR(Segmenter):
             discriminator = discriminator or (preset.discriminator if preset.objective.adversarial else None)
         self.takes_blackbox = blackbox is not None
         self.blackbox: BlackBox | None = None
+        self.soft_blackbox = False
+        """Whether training saw the black box's probabilities, not its likeliest classes alone."""
         if blackbox is not None and blackbox != "saved":
             self.attach(blackbox)
         self.architecture: dict[str, Any] = {
@@ -110,7 +112,8 @@ class CAR(Segmenter):
     def attach(self, blackbox: Callable[..., Any]) -> None:
         if not self.takes_blackbox:
             super().attach(blackbox)
-        self.blackbox = blackbox if isinstance(blackbox, BlackBox) else BlackBox(blackbox)
+        self.blackbox = blackbox if isinstance(blackbox, BlackBox) else BlackBox(blackbox, soft=self.soft_blackbox)
+        self.soft_blackbox = self.blackbox.soft
 
     def as_seen(self, x: Tensor, blackbox: Tensor | None = None) -> Tensor | None:
         if not self.takes_blackbox:
@@ -228,7 +231,7 @@ class CAR(Segmenter):
 
     def facts(self) -> dict[str, Any]:
         nets = {name: to_plain(config) if config else None for name, config in self.architecture.items()}
-        return {"blackbox": self.takes_blackbox} | nets
+        return {"blackbox": self.takes_blackbox, "soft_blackbox": self.soft_blackbox} | nets
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], precision: str, calibration: nn.Module | None) -> Self:
@@ -236,7 +239,7 @@ class CAR(Segmenter):
             raise InputError(
                 "was built with a calibration module of its own; give it as `calibration=` to CAR.load or evaluate"
             )
-        return cls(
+        model = cls(
             classes_of(facts),
             facts["channels"],
             tuple(facts["size"]),
@@ -246,3 +249,5 @@ class CAR(Segmenter):
             precision=precision,
             blackbox="saved" if facts.get("blackbox") else None,
         )
+        model.soft_blackbox = bool(facts.get("soft_blackbox"))
+        return model

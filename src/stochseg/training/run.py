@@ -148,6 +148,8 @@ def _prepared(
     trained.windows = as_windows(store.notes.get("windows"))
     for checked in (split, judged_on):
         check_blackbox(checked, settings.input.blackbox)
+    if isinstance(trained, CAR) and settings.input.blackbox:
+        trained.soft_blackbox = split.extras["blackbox"].ndim == 4
     trained.to(world.device(settings.device))
     check_loggers(settings)
     trained.calibrated = None  # what was measured of a model before does not hold for the weights to come
