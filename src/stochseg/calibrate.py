@@ -35,7 +35,7 @@ from stochseg.metrics.coverage import conformal_level, coverage_order, covered_s
 from stochseg.models.calibrated import NAME, Calibrated, Coverage
 from stochseg.models.car import CAR
 from stochseg.models.model_files import model_folder
-from stochseg.models.precision import resolve_device, resolve_precision
+from stochseg.models.precision import precision_name, resolve_device
 from stochseg.models.segmenter import load
 from stochseg.models.temperature import check_temperature, fit_temperature
 from stochseg.progress import say, track
@@ -178,7 +178,7 @@ def calibrate(
         "size": list(size),
         "seed": seed,
         "limit": limit,
-        "precision": str(resolve_precision(precision, model.device)).removeprefix("torch."),
+        "precision": precision_name(precision, model.device),
         "fit": {"images": len(fit.rows), "groups": len(np.unique(fit.groups()))},
         "held_out": {"images": len(held_out.rows), "groups": len(np.unique(held_out.groups()))},
         "temperature": None,

@@ -23,7 +23,7 @@ from stochseg.errors import InputError, OnError
 from stochseg.metrics import class_frequencies
 from stochseg.models.calibrated import Coverage
 from stochseg.models.model_files import model_folder
-from stochseg.models.precision import resolve_precision
+from stochseg.models.precision import precision_name
 from stochseg.models.segmenter import Segmenter, load
 from stochseg.processes import current, joined
 from stochseg.progress import say, track
@@ -213,7 +213,7 @@ def _settings(
         "blackbox": blackbox and str(blackbox),
         "model": str(run),
         "weights": sha256_of(model_folder(run) / "model.safetensors"),
-        "precision": str(resolve_precision(model.precision, model.device)).removeprefix("torch."),
+        "precision": precision_name(model.precision, model.device),
         "temperature": model.temperature and list(model.temperature),
         "coverage_levels": model.coverage and list(model.coverage.levels),
     }

@@ -94,8 +94,6 @@ def energy_loss(
     if weights is None:
         weights = labels.detach().flatten(2).any(2)
     pixels = samples.shape[-2] * samples.shape[-1]
-    if kernel == "product" and block > 1:
-        raise InputError(f"block is {block}; the product kernel compares single pixels: take minmax, or block 1")
     s, area_s, area_y, shares, d_sy = _against_labels(
         samples, labels, kernel, smooth, ignore, counted, present, ignored, block
     )
@@ -248,6 +246,8 @@ def _against_labels(
     block: int,
 ) -> _Compared:
     """Soft maps [b m k h w] and labels [b r k h w]; arguments as those of `energy_loss`."""
+    if kernel == "product" and block > 1:
+        raise InputError(f"block is {block}; the product kernel compares single pixels: take minmax, or block 1")
     counted_ids = _counted_ids(maps.shape[2], ignore, counted)
     s = full_precision(_in_blocks(_counted(maps, counted_ids, ignored), block)).flatten(3)
     y = _in_blocks(_counted(labels, counted_ids, ignored), block).to(s.dtype).flatten(3)
