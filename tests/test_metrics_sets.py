@@ -1,13 +1,13 @@
 """Set scores against the official numbers, against a slow implementation by sets of pixels, and by their laws."""
 
 from itertools import permutations
-from math import lcm
+from math import lcm, nan
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
@@ -15,6 +15,8 @@ from torch import Tensor
 from stochseg import metrics
 from stochseg.errors import InputError
 from stochseg.metrics import distances as distances_module
+from stochseg.metrics.conventions import get_convention
+from stochseg.scoring.scores import score_maps
 
 PARITY = Path(__file__).parents[1].parent / "shared/reference/parity/metrics_lidc.npz"
 
@@ -49,6 +51,8 @@ def slow_similarity(a, b, ids, left_out, absent=1.0, dice=False) -> float:
 def slow_parts(samples, labels, classes, ignore=None, statistic="V") -> tuple[float, float, float, float]:
     labels = [y for y in labels if not (y == 255).all()]
     left_out = slow_left_out(labels, ignore)
+    if len(left_out) == labels[0].numel():
+        return (nan,) * 4
     ids = [c for c in range(1, classes) if c != ignore]
 
     def mean_distance(ours, theirs, distinct=False):
@@ -69,6 +73,8 @@ def slow_parts(samples, labels, classes, ignore=None, statistic="V") -> tuple[fl
 def slow_hungarian(samples, labels, classes, ignore=None) -> float:
     labels = [y for y in labels if not (y == 255).all()]
     left_out = slow_left_out(labels, ignore)
+    if len(left_out) == labels[0].numel():
+        return nan
     ids = [c for c in range(1, classes) if c != ignore]
     size = lcm(len(samples), len(labels))
     table = [[slow_similarity(s, y, ids, left_out) for y in labels] for s in samples]
@@ -87,8 +93,8 @@ def maps(draw, count, classes, size):
 
 
 @st.composite
-def image_sets(draw, n_min=1, r_min=1, missing=True):
-    """(samples [1 n h w], labels [1 r h w], classes, ignore) with at least r_min raters present."""
+def image_sets(draw, n_min=1, r_min=1, missing=True, scored=True):
+    """(samples [1 n h w], labels [1 r h w], classes, ignore) with at least r_min raters present; if scored, some pixel counts."""
     size = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
     classes = draw(st.integers(2, 4))
     ignore = draw(st.sampled_from([None, classes - 1])) if classes > 2 else None
@@ -97,6 +103,7 @@ def image_sets(draw, n_min=1, r_min=1, missing=True):
     gone = draw(st.integers(0, 2)) if missing else 0
     labels = torch.cat([labels, torch.full((gone, *size), 255, dtype=torch.uint8)])
     labels = labels[draw(st.permutations(range(len(labels))))]
+    assume(not scored or len(slow_left_out(labels, ignore)) < labels[0].numel())
     return samples[None], labels[None], classes, ignore
 
 
@@ -126,26 +133,26 @@ def test_hungarian_iou_is_the_official_one(official):
 
 
 @settings(deadline=None)
-@given(image_sets(n_min=2, r_min=2), st.sampled_from(["V", "U"]))
+@given(image_sets(n_min=2, r_min=2, scored=False), st.sampled_from(["V", "U"]))
 def test_energy_distance_agrees_with_sets_of_pixels(drawn, statistic):
     samples, labels, classes, ignore = drawn
     parts = metrics.energy_distance_parts(samples, labels, classes, ignore=ignore, statistic=statistic)
     slow = slow_parts(samples[0], labels[0], classes, ignore, statistic)
-    assert [float(p) for p in parts[:4]] == pytest.approx(slow, abs=1e-12)
+    assert [float(p) for p in parts[:4]] == pytest.approx(slow, abs=1e-12, nan_ok=True)
     distinct = slow_parts(samples[0], labels[0], classes, ignore, "U")[2]
-    assert float(parts.diversity) == pytest.approx(distinct, abs=1e-12)
-    assert float(parts.distance_to_labels) == pytest.approx(slow[1], abs=1e-12)
+    assert float(parts.diversity) == pytest.approx(distinct, abs=1e-12, nan_ok=True)
+    assert float(parts.distance_to_labels) == pytest.approx(slow[1], abs=1e-12, nan_ok=True)
 
 
 @settings(deadline=None, max_examples=60)
-@given(image_sets())
+@given(image_sets(scored=False))
 def test_hungarian_iou_agrees_with_trying_every_pairing(drawn):
     samples, labels, classes, ignore = drawn
     present = int((labels != 255).any(-1).any(-1).sum())
     if lcm(samples.shape[1], present) > 6:
         samples = samples[:, :2]
     found = metrics.hungarian_iou(samples, labels, classes, "ccdm", ignore)
-    assert float(found) == pytest.approx(slow_hungarian(samples[0], labels[0], classes, ignore), abs=1e-12)
+    assert float(found) == pytest.approx(slow_hungarian(samples[0], labels[0], classes, ignore), abs=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize("absent", [1.0, 0.0, "left out"])
@@ -213,6 +220,20 @@ def test_a_pixel_that_one_rater_ignores_is_left_out_for_all():
     assert (parts.ged.item(), parts.d_yy.item(), parts.d_ss.item()) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("convention", ["car", "ccdm", "d-persona"])
+def test_an_image_of_ignored_pixels_alone_has_no_score(convention):
+    labels = torch.tensor([[[[2, 2]], [[1, 2]]], [[[2, 1]], [[0, 2]]]])  # the second image too: of each pixel one says so
+    labels = torch.cat([labels, torch.tensor([[[[1, 0]], [[1, 1]]]])])
+    samples = torch.tensor([[[0, 1]], [[1, 1]]]).expand(3, 2, 1, 2)
+    scores = score_maps(samples, labels, 3, get_convention(convention), ignore=2)
+    for name, values in scores.items():
+        assert values.isnan().tolist() == [True, True, False], name
+    flipping = metrics.generalized_energy_distance(
+        samples, labels[:, :1] + labels[:, :1] // 2, 4, "ccdm", ignore=3, flips=[(1, 2, 0.5)]
+    )
+    assert flipping.isnan().tolist() == [True, False, False]
+
+
 def test_missing_raters_leave_a_number_that_does_not_divide_the_samples():
     samples = torch.tensor([[[[1, 0, 0]], [[1, 0, 0]], [[0, 1, 0]], [[0, 0, 1]]]])
     labels = torch.stack([samples[0, 0], samples[0, 2], samples[0, 3], torch.full((1, 3), 255)])[None]
@@ -266,6 +287,7 @@ def test_missing_raters_are_the_same_as_none(drawn):
 @given(image_sets(missing=False))
 def test_a_set_is_at_no_distance_from_itself(drawn):
     samples, _, classes, ignore = drawn
+    assume(len(slow_left_out(samples[0], ignore)) < samples[0, 0].numel())
     assert metrics.generalized_energy_distance(samples, samples, classes, ignore=ignore).item() == pytest.approx(
         0, abs=1e-12
     )

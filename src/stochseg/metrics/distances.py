@@ -42,7 +42,8 @@ class SetDistances(NamedTuple):
     matched: Tensor
     """[b n r], what matched IoU pairs by: similarity of sample and label; [b n 2^m] of modes."""
     defined: Tensor
-    """bool [b], False where no score can be had: absent classes are left out, and no label holds a counted class."""
+    """bool [b], False where no score can be had: all pixels are ignored, or absent classes are left out and no label
+    holds a counted class."""
     sizes: tuple[Tensor, Tensor, Tensor] | None = None
     """Where the convention pools: weights of the pairs of ys, ss and yy, the sums of their areas."""
     modes: Tensor | None = None
@@ -98,7 +99,8 @@ def set_distances(
     """Every distance that the scores of sample sets need, each counted once.
 
     samples: integer [b n h w]; labels: integer [b r h w]. A pixel that any present rater gives the class `ignore` is
-    left out of all pairs of its image: only where all terms see the same pixels is the energy distance a distance.
+    left out of all pairs of its image: only where all terms see the same pixels is the energy distance a distance. An
+    image that has no other pixel is undefined.
     Under a convention that leaves absent classes out, two maps without any counted class are at distance 0, and an
     image is undefined where its labels hold none. flips: labels [b 1 h w] whose classes flip, see flips.py.
     Raises InputError for shapes, types or class ids that do not fit, and for an image without any rater.
@@ -133,7 +135,7 @@ def set_distances(
         yy,
         present,
         similarity,
-        holds.any(1) | (convention.absent != "left out"),
+        seen(labels, ignore) & (holds.any(1) | (convention.absent != "left out")),
         None if sizes is None else tuple(sizes[:, rows, columns] for rows, columns in parts),  # type: ignore[arg-type]
         drawn=drawn,
     )
@@ -193,6 +195,13 @@ def gauges(convention: Convention) -> tuple[Gauge, Gauge]:
 def leave_out(maps: Tensor, labels: Tensor, ignore: int | None) -> Tensor:
     """The maps with every pixel that any label gives the class `ignore` set to no class."""
     return maps if ignore is None else maps.masked_fill((labels == ignore).any(1, keepdim=True), MISSING)
+
+
+def seen(labels: Tensor, ignore: int | None) -> Tensor:
+    """Whether an image has a pixel that `leave_out` leaves in, bool [b]."""
+    if ignore is None:
+        return labels.new_ones(labels.shape[0], dtype=torch.bool)
+    return ~(labels == ignore).any(1).flatten(1).all(1)
 
 
 def _pairwise(

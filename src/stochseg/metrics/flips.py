@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stochseg.errors import InputError
 from stochseg.metrics.conventions import Convention, Flip, get_convention
-from stochseg.metrics.distances import Gauge, SetDistances, gauges, leave_out, overlaps
+from stochseg.metrics.distances import Gauge, SetDistances, gauges, leave_out, overlaps, seen
 from stochseg.metrics.inputs import check_maps
 from stochseg.metrics.modes import check_flips, flip_mode_probabilities
 
@@ -92,7 +92,7 @@ def flip_distances(
         yy=1 - expected_mean(among_modes)[:, None, None],
         present=present,
         matched=similar,
-        defined=holds | (rule.absent != "left out"),
+        defined=seen(labels, ignore) & (holds | (rule.absent != "left out")),
         modes=modes,
         drawn=drawn,
         exact=True,

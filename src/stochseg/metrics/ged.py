@@ -58,7 +58,8 @@ def generalized_energy_distance(
     out of the image. statistic: "V" or "U", in place of the convention's own. sample_weights, label_weights: [n] or
     [b n], [r] or [b r], from 0 up, need not add up to 1; default equal. flips: (from, to, probability) of classes that
     flip in the labels [b 1 h w], which are given unflipped: the score is that against all 2^m modes, exactly.
-    nan where a convention that leaves absent classes out finds none in an image's labels: count those and say so.
+    nan where an image's pixels are all ignored, and where a convention that leaves absent classes out finds none in an
+    image's labels: count those and say so.
     Raises InputError for arguments that do not fit, and for "U" with a single sample or rater, which it cannot score.
 
     >>> samples = torch.tensor([[[[0, 1]], [[0, 1]]]])  # one image, two samples of 1 x 2 pixels

@@ -47,8 +47,8 @@ def hungarian_iou(
     multiple of their number and n under either: the same as "car" wherever their number divides n. "flow-ssn" and
     "d-persona" pair the best min(n, r) samples alone, the latter by Dice, and its score is a Dice. "mose" takes
     weights, [n] or [b n] and [r] or [b r], and flips, as in `generalized_energy_distance`: the labels are then all 2^m
-    modes with their probabilities. InputError for conventions whose source has no matched IoU. nan where a convention
-    that leaves absent classes out finds none in an image's labels.
+    modes with their probabilities. InputError for conventions whose source has no matched IoU. nan where an image's
+    pixels are all ignored, and where a convention that leaves absent classes out finds none in its labels.
 
     >>> samples = torch.tensor([[[[0, 1]], [[0, 1]]]])  # one image, two samples of 1 x 2 pixels
     >>> labels = torch.tensor([[[[0, 1]], [[0, 0]]]])

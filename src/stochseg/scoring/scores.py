@@ -17,7 +17,7 @@ from stochseg.metrics.agreement import (
 )
 from stochseg.metrics.areas import area_crps, empty_brier, empty_probability
 from stochseg.metrics.calibration import brier_score, dice_of_mean, negative_log_likelihood, soft_dice
-from stochseg.metrics.conventions import Convention, Flip, Statistic
+from stochseg.metrics.conventions import Convention, Flip
 from stochseg.metrics.distances import set_distances
 from stochseg.metrics.ged import energy_distance_of, mean_within
 from stochseg.metrics.intervals import bootstrap_interval
@@ -77,10 +77,10 @@ def score_maps(
     if convention.matching != "none":
         scores["hm_iou"] = hungarian_iou_of(distances, convention.matching, sample_weights)
     sizes = None if distances.sizes is None else distances.sizes[2]
-    among: Statistic = "V" if distances.exact else "U"
+    among_raters = mean_within(distances.yy, distances.present, "V" if distances.exact else "U", sizes)
     return scores | {
         "diversity": parts.diversity,
-        "raters_diversity": mean_within(distances.yy, distances.present, among, sizes),
+        "raters_diversity": among_raters.where(distances.defined, float("nan")),
         "distance_to_labels": parts.d_ys,
     }
 
