@@ -222,7 +222,9 @@ def test_a_pixel_that_one_rater_ignores_is_left_out_for_all():
 
 @pytest.mark.parametrize("convention", ["car", "ccdm", "d-persona"])
 def test_an_image_of_ignored_pixels_alone_has_no_score(convention):
-    labels = torch.tensor([[[[2, 2]], [[1, 2]]], [[[2, 1]], [[0, 2]]]])  # the second image too: of each pixel one says so
+    labels = torch.tensor(
+        [[[[2, 2]], [[1, 2]]], [[[2, 1]], [[0, 2]]]]
+    )  # the second image too: of each pixel one says so
     labels = torch.cat([labels, torch.tensor([[[[1, 0]], [[1, 1]]]])])
     samples = torch.tensor([[[0, 1]], [[1, 1]]]).expand(3, 2, 1, 2)
     scores = score_maps(samples, labels, 3, get_convention(convention), ignore=2)

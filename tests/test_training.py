@@ -333,6 +333,26 @@ def test_ignored_pixels_carry_no_loss_for_any_rater() -> None:
     assert same(found[0][1], found[1][1])
 
 
+@pytest.mark.parametrize(("net", "masked"), [("hypotheses", False), ("film", False), ("paper", True)])
+def test_at_ignored_pixels_our_networks_see_the_q_that_they_see_of_new_images(
+    net: str, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config("lidc", SMALL).objective
+    model = CAR(3, 1, (32, 32), CalibrationConfig(widths=(8, 8)), RefinementConfig(net=net, widths=(8, 8)))
+    labels = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    labels[:, :, :5] = 2
+    seen, encode = [], model.refinement.encode
+    monkeypatch.setattr(model.refinement, "encode", lambda x, q: seen.append(q) or encode(x, q))
+    images, z = torch.rand(1, 1, 32, 32), torch.randn(1, 2, model.latent)
+    model.networks.train()
+    accumulate_gradients(model.networks, Batch(images, labels), z, config, 3, 2, torch.float32, False, 1.0)
+    (q,) = seen
+    assert bool((q[:, 2, :5] == 1).all()) is masked
+    assert bool((q[:, 2, 5:] < 1).all())
+    if not masked:
+        assert torch.equal(q, model.networks["calibration"](images).softmax(1))
+
+
 def test_targets_leave_missing_raters_and_ignored_pixels_out() -> None:
     labels = torch.tensor([[[[0, 1]], [[1, 1]], [[255, 255]]], [[[255, 255]], [[2, 0]], [[2, 1]]]], dtype=torch.uint8)
     all_of_them = Targets.of(labels, classes=3, ignore=2, all_raters=True)

@@ -61,6 +61,8 @@ class RefinementNet(Protocol):
     """Length of z."""
     field_part: slice
     """Which numbers of z are a field of FIELD x FIELD cells; empty for a network without one."""
+    masks_ignored: bool
+    """Whether training shows it the ignore class in q at ignored pixels, as the official code does, and not what q says."""
 
     def encode(self, x: Tensor, q: Tensor) -> Any:
         """Features of images [b c h w] and their q [b k h w] that do not depend on z."""

@@ -19,6 +19,7 @@ class Pyramid(nn.Module):
 
     def __init__(self, channels: int, classes: int, widths: Sequence[int], patch: int) -> None:
         super().__init__()
+        self.masks_ignored = False  # new images have no mark of what is to be ignored
         self.patch = patch
         self.stride = patch * 2 ** (len(widths) - 1)
         self.stem = conv((channels + classes) * patch**2, widths[0])

@@ -39,6 +39,7 @@ class Refinement(nn.Module):
         super().__init__()
         self.latent = latent
         self.field_part = slice(0, 0)
+        self.masks_ignored = True
         w1, w2, w3, w4 = width, 2 * width, 4 * width, 8 * width
         self.down1 = _down(channels + classes, w1, dropout)
         self.down2 = _down(w1, w2, dropout)

@@ -1,7 +1,7 @@
 """One step's losses of all networks, and their gradients. Which equation is where: ARCHITECTURE.md."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from stochseg.config import ObjectiveConfig
 from stochseg.data.batches import Batch
 from stochseg.models.blackbox import with_seen
 from stochseg.models.class_maps import class_maps, one_hot_maps
+from stochseg.models.interfaces import RefinementNet
 from stochseg.models.precision import autocast
 from stochseg.objectives.adversarial import straight_through
 from stochseg.objectives.calibration import mask_ignored
@@ -77,7 +78,9 @@ def accumulate_gradients(
         losses["cross_entropy"] = CATEGORICAL.cross_entropy(logits, targets.mean)
     backward(objective.cross_entropy * losses["cross_entropy"], share)
 
-    q = _visible(logits.detach().float().softmax(1), targets, ignore)
+    q = logits.detach().float().softmax(1)
+    if cast(RefinementNet, networks["refinement"]).masks_ignored:
+        q = _visible(q, targets, ignore)
     with timed("G"), autocast(dtype, device):
         logits, choice = hypothesise(networks, x, q, z)  # [b n k h w], or all m shapes [b m k h w]
     empty = None if choice is None else choice.empty
