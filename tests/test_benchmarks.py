@@ -1,6 +1,8 @@
 """The benchmarks run, and what they time is right: they compare every score with that of a loop."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stochseg.blackbox import import_predictions
@@ -127,3 +130,45 @@ def test_the_benchmark_of_waiting_threads_runs(tmp_path: Path) -> None:
     rates = results("threads.py", out, "--rounds", "1", "--seconds", "0.5", "--out", str(out))["steps_a_second"]
     assert len(rates) == 4
     assert min(rates.values()) > 0
+
+
+STAND_IN = """
+import torch
+
+class ESPNetv2Segmentation(torch.nn.Module):
+    def __init__(self, args, classes, dataset):
+        super().__init__()
+        assert (args.s, classes, dataset) == (2.0, 20, "city")
+        self.first = torch.nn.Conv2d(3, 20, 1)
+
+    def forward(self, x):
+        return self.first(x)
+"""
+
+
+@pytest.mark.slow
+def test_a_published_segmenter_is_tuned_and_says_what_it_sees(tmp_path: Path) -> None:
+    """With one convolution in the place of the published network, which learns to tell bright from dark."""
+    store = write_blobs(tmp_path / "store", {"train": 8, "val": 2}, size=432, channels=3, raters=1)
+    module = tmp_path / "clone/model/segmentation/espnetv2.py"
+    weights = module.parent / "model_zoo/espnetv2/espnetv2_s_2.0_city_1024x512.pth"
+    weights.parent.mkdir(parents=True)
+    module.write_text(STAND_IN)
+    unsure = torch.where(torch.arange(20) < 2, 0.0, -30.0)  # of two classes
+    torch.save({"first.weight": torch.zeros(20, 3, 1, 1), "first.bias": unsure}, weights)
+    command = [sys.executable, ROOT / "benchmarks/pretrained_segmenter.py", "--edgenets", tmp_path / "clone"]
+    command += ["--data", store, "--out", tmp_path / "maps", "--threads", "1"]
+    right = {}
+    for steps in (0, 60):
+        shutil.rmtree(tmp_path / "maps", ignore_errors=True)
+        options = ["--steps", str(steps), "--batch", "2", "--rate", "0.1"]
+        told = subprocess.run([*command, *options], capture_output=True, text=True, check=True).stdout
+        right[steps] = float(re.findall(r"val: 2 images, (.*) of the pixels right", told)[0])
+    assert right[60] > max(right[0], 0.9)
+    names = [f"{name}.npy" for split in open_store(store).splits.values() for name in split.ids]
+    assert sorted(file.name for file in (tmp_path / "maps").iterdir()) == sorted(names)
+    saved = np.load(tmp_path / "maps" / names[0]).astype(np.float32)
+    assert saved.shape == (19, 432, 432)
+    assert saved.sum(0) == pytest.approx(1, abs=0.01)
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "exists; name a new folder" in again.stderr

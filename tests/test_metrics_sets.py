@@ -94,7 +94,7 @@ def maps(draw, count, classes, size):
 
 @st.composite
 def image_sets(draw, n_min=1, r_min=1, missing=True, scored=True):
-    """(samples [1 n h w], labels [1 r h w], classes, ignore) with at least r_min raters present; if scored, some pixel counts."""
+    """(samples [1 n h w], labels [1 r h w], classes, ignore), r_min raters present at least; scored: some pixel counts."""
     size = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
     classes = draw(st.integers(2, 4))
     ignore = draw(st.sampled_from([None, classes - 1])) if classes > 2 else None
