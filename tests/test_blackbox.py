@@ -99,6 +99,28 @@ def test_the_calibration_network_sees_the_black_box_and_refinement_does_not(imag
     assert torch.equal(model.sample(images, z=z, blackbox=maps), model.refine(images, q, z).argmax(2).to(torch.uint8))
 
 
+def test_with_a_residual_the_answer_starts_from_the_black_boxs(images: Tensor) -> None:
+    """Before training q is what the black box says; a class that it lacks is learned from one that it has."""
+    calibration = CalibrationConfig(widths=(8, 8), residual=True)
+    small = RefinementConfig(widths=(8, 16))
+    model = stochseg.CAR(3, 1, (20, 24), calibration, small, blackbox="saved")
+    said = torch.rand(3, 2, 20, 24, generator=torch.Generator().manual_seed(1))
+    said = torch.cat([said / said.sum(1, keepdim=True), torch.zeros(3, 1, 20, 24)], 1)
+    expected = said.clamp_min(1e-3)
+    assert torch.allclose(model.probabilities(images, said), expected / expected.sum(1, keepdim=True), atol=1e-5)
+    assert model.calibration(torch.cat([images, said], 1)).argmax(1).equal(said.argmax(1))
+    labels = torch.where(said[:, 1] > said[:, 0], 2, 0)  # class 2 is shown where the black box sees 1
+    optimiser = torch.optim.Adam(model.calibration.parameters(), lr=0.02)
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(model.calibration(torch.cat([images, said], 1)), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert float((model.probabilities(images, said).argmax(1) == labels).float().mean()) > 0.95
+    alone = stochseg.CAR(3, 1, (20, 24), calibration, small)  # no black box: nothing to start from
+    assert alone.calibration.start is None
+
+
 def test_a_model_wants_what_it_was_built_with(images: Tensor) -> None:
     model = stochseg.CAR(3, 1, (20, 24), blackbox="saved", **SMALL)
     for ask in (model.probabilities, model.sample):

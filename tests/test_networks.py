@@ -481,6 +481,18 @@ def test_class_noise_draws_classes_together_and_as_often_as_q_says() -> None:
     assert samples.amax(2).mean() > 0.9  # soft maps are nearly class maps
 
 
+@pytest.mark.parametrize(("bound", "shown"), [(0.4, {0}), (2.0, {0, 1}), (None, {0, 1, 2})])
+def test_corrections_to_q_are_bounded(bound: float | None, shown: set[int]) -> None:
+    """Of a network that trained into extremes: with a bound no class is shown that q all but rules out."""
+    g = FilmRefinement(CHANNELS, 3, (4, 8), latent=3, bound=bound)
+    nn.init.normal_(g.head.weight, std=30)
+    q = torch.tensor([0.7, 0.299, 0.001]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    logits = g(_image(1, 8, 8), q, torch.randn(1, 50, g.latent)) - q.log()[:, None]
+    assert bool((logits.abs() <= (bound or torch.inf)).all())
+    assert float(logits.detach().abs().max()) > (bound or 20) * 0.99
+    assert set((logits + q.log()[:, None]).argmax(2).unique().tolist()) == shown  # 2 b against log .7 / .3, log .3 / .001
+
+
 def test_class_noise_is_trained_through() -> None:
     g = FilmRefinement(CHANNELS, 4, (4, 8), latent=3, class_noise=True)
     q = torch.randn(2, 4, 8, 8).softmax(1)

@@ -17,6 +17,8 @@ class CalibrationConfig:
     """Channels a level of the unet."""
     patch: int = 1
     """unet only: side of the blocks of pixels that its first level takes as one; 2 saves most work at full size."""
+    residual: bool = False
+    """unet only, where there is a black box: the answer starts from the black box's, and the network corrects it."""
     width: int = 64
     """Channels of the convnet, and of the first level of the segnet."""
     dropout: float = 0.0
@@ -28,6 +30,7 @@ class CalibrationConfig:
         require(len(self.widths) >= 2 and min(self.widths) > 0, "calibration.widths", self.widths, "two or more widths")
         require(self.patch >= 1, "calibration.patch", self.patch, "at least 1")
         require(0 <= self.dropout < 1, "calibration.dropout", self.dropout, "at least 0 and below 1")
+        require(not self.residual or self.net == "unet", "calibration.residual", True, "false unless net is unet")
         require(self.width >= 1, "calibration.width", self.width, "at least 1")
         require(
             self.pretrained is None or self.net == "segnet",
@@ -63,6 +66,9 @@ class RefinementConfig:
     class_noise: bool = False
     """Film only: z has a Gumbel number for each class, the same in the whole image, which is added to log q. All pixels then
     draw their class together, each with the probabilities q: what classes that flip as a whole need."""
+    bound: float | None = None
+    """Film only: the most by which a sample's logits may differ from log q, so that no sample shows what q rules out; none:
+    no bound."""
     dropout: float = 0.1
     """Paper only: dropout rate."""
 
@@ -75,6 +81,12 @@ class RefinementConfig:
             require(
                 self.net == "film" or not getattr(self, name), f"refinement.{name}", True, "false unless net is film"
             )
+        require(
+            self.bound is None or (self.net == "film" and self.bound > 0),
+            "refinement.bound",
+            self.bound,
+            "none, or above 0 where net is film",
+        )
         require(self.width >= 1, "refinement.width", self.width, "at least 1")
         require(0 <= self.dropout < 1, "refinement.dropout", self.dropout, "at least 0 and below 1")
 

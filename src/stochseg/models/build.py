@@ -12,9 +12,10 @@ from stochseg.models.segnet import SegNet, load_imagenet_weights
 from stochseg.models.unet import UNet
 
 
-def build_calibration(config: CalibrationConfig, channels: int, classes: int) -> nn.Module:
+def build_calibration(config: CalibrationConfig, channels: int, classes: int, blackbox: bool = False) -> nn.Module:
+    """channels: of all it sees; blackbox: whether the last of them, one a class, are a black box's."""
     if config.net == "unet":
-        return UNet(channels, classes, config.widths, config.dropout, config.patch)
+        return UNet(channels, classes, config.widths, config.dropout, config.patch, config.residual and blackbox)
     if config.net == "none":
         return NoCalibration(classes)
     if config.net == "convnet":
@@ -37,6 +38,7 @@ def build_refinement(config: RefinementConfig, channels: int, classes: int) -> n
             config.choice,
             config.fine,
             config.class_noise,
+            config.bound,
         )
     if config.net == "hypotheses":
         return Hypotheses(channels, classes, config.hypotheses, config.widths, config.patch)

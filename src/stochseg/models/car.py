@@ -80,7 +80,7 @@ class CAR(Segmenter):
             nets = {
                 "calibration": calibration
                 if isinstance(calibration, nn.Module)
-                else build_calibration(self.architecture["calibration"], seen, k),
+                else build_calibration(self.architecture["calibration"], seen, k, self.takes_blackbox),
                 "refinement": build_refinement(self.architecture["refinement"], channels, k),
             }
             if discriminator is not None:

@@ -42,6 +42,9 @@ class FilmRefinement(Pyramid):
     class_noise: without it z has no such part. A class's number is the same everywhere: as Gumbel noise on log q it makes
     all pixels draw their class together, each as often as q says (the Gumbel-max trick; Maddison et al. 2014,
     arXiv 1411.0030). So already before training samples are coherent, and as calibrated as q is.
+    bound: the most that a correction adds or takes, in nats. Without one, some z may grow into corrections that swap a class
+    for another that q rules out in the whole image, and the energy loss, whose value grows with the square of how often
+    that happens, hardly sees it.
     """
 
     def __init__(
@@ -55,9 +58,10 @@ class FilmRefinement(Pyramid):
         choice: bool = False,
         fine: bool = True,
         class_noise: bool = False,
+        bound: float | None = None,
     ):
         super().__init__(channels, classes, widths, patch)
-        self.class_noise = class_noise
+        self.class_noise, self.bound = class_noise, bound
         self._parts = [latent, FIELD * FIELD * field, classes * class_noise, int(choice)]
         self.latent = sum(self._parts)
         self.field_part = slice(latent, latent + FIELD * FIELD * field)
@@ -96,6 +100,8 @@ class FilmRefinement(Pyramid):
             x = (x.unflatten(0, (b, n)) + levels[level][:, None]).flatten(0, 1)
         x = F.silu(x) if self.last is None else self.last(x, style, noise)
         delta: Tensor = features.crop(to_pixels(self.head(x), self.patch)).float().unflatten(0, (b, n))
+        if self.bound is not None:
+            delta = self.bound * torch.tanh(delta / self.bound)
         logits = delta + features.base[:, None]
         if self.class_noise:
             logits = (logits + gumbel(z_classes)[..., None, None]) / SHARP

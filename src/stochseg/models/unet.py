@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from stochseg.models.blocks import conv, conv_block, norm, to_blocks, to_pixels, upsample
 from stochseg.models.padding import pad_to_multiple
 
+LEAST = 1e-3
+"""What a class counts as where a black box gives it less, or nothing."""
+
 
 class UNet(nn.Module):
     """Calibration network F(x) -> logits [b k h w] for images [b c h w] of any size.
@@ -15,6 +18,10 @@ class UNet(nn.Module):
     An encoder of two convolutions a level and a light decoder: skips are added after a 1x1 convolution, since
     concatenating full-size maps costs more than convolving them. No norm at full size, where it costs most. patch: side
     of the blocks of pixels that the first level takes as one, in more channels; the head gives their pixels back.
+
+    start: whether the last k channels of x are a black box's probabilities, which the answer starts from: before training it
+    is theirs, then corrections are added to their logarithm. A matrix over the classes, at first the identity, lets a class
+    that the black box does not know follow one that it knows.
     """
 
     def __init__(
@@ -24,6 +31,7 @@ class UNet(nn.Module):
         widths: Sequence[int] = (16, 32, 64, 128),
         dropout: float = 0.0,
         patch: int = 1,
+        start: bool = False,
     ):
         super().__init__()
         self.patch = patch
@@ -40,8 +48,14 @@ class UNet(nn.Module):
             for level, a in enumerate(widths[:-1])
         )
         self.head = conv(widths[0], classes * patch**2)
+        self.start = nn.Conv2d(classes, classes, 1) if start else None
+        if self.start is not None:
+            nn.init.dirac_(self.start.weight)
+            for still in (self.start.bias, self.head.weight, self.head.bias):  # at first it corrects nothing
+                nn.init.zeros_(still)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
+        start = 0 if self.start is None else self.start(x[:, -self.start.in_channels :].clamp_min(LEAST).log())
         x, crop = pad_to_multiple(x, self.stride)
         x = to_blocks(x, self.patch)
         levels: list[Tensor] = []
@@ -51,4 +65,5 @@ class UNet(nn.Module):
         for level in reversed(range(len(self.up))):
             x = upsample(self.up[level](x)) + self.skip[level](levels[level])
             x = self.merge[level](x)
-        return crop(to_pixels(self.head(x), self.patch))
+        logits: Tensor = crop(to_pixels(self.head(x), self.patch)) + start
+        return logits
