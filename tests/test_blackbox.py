@@ -106,19 +106,22 @@ def test_with_a_residual_the_answer_starts_from_the_black_boxs(images: Tensor) -
     model = stochseg.CAR(3, 1, (20, 24), calibration, small, blackbox="saved")
     said = torch.rand(3, 2, 20, 24, generator=torch.Generator().manual_seed(1))
     said = torch.cat([said / said.sum(1, keepdim=True), torch.zeros(3, 1, 20, 24)], 1)
-    expected = said.clamp_min(1e-3)
-    assert torch.allclose(model.probabilities(images, said), expected / expected.sum(1, keepdim=True), atol=1e-5)
+    assert torch.allclose(model.probabilities(images, said), said, atol=4e-3)  # e^-7 of the other two, and a thousandth
     assert model.calibration(torch.cat([images, said], 1)).argmax(1).equal(said.argmax(1))
-    labels = torch.where(said[:, 1] > said[:, 0], 2, 0)  # class 2 is shown where the black box sees 1
-    optimiser = torch.optim.Adam(model.calibration.parameters(), lr=0.02)
-    for _ in range(60):
+    sees = said[:, 1] > said[:, 0]
+    optimiser = torch.optim.Adam(model.calibration.parameters(), lr=0.002)
+    for _ in range(200):  # what the black box sees as class 1, is in 40 % of the images shown as 2
+        labels = torch.where(sees, torch.where(torch.rand(3, 1, 1) < 0.4, 2, 1), 0)
         loss = nn.functional.cross_entropy(model.calibration(torch.cat([images, said], 1)), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert float((model.probabilities(images, said).argmax(1) == labels).float().mean()) > 0.95
+    q = model.probabilities(images, said)
+    flipped = (q[:, 2] / q[:, 1:].sum(1))[sees]
+    assert float(flipped.mean()) == pytest.approx(0.4, abs=0.1)
+    assert float(flipped.std()) < 0.02  # one ratio everywhere
     alone = stochseg.CAR(3, 1, (20, 24), calibration, small)  # no black box: nothing to start from
-    assert alone.calibration.start is None
+    assert alone.calibration.shown_as is None
 
 
 def test_a_model_wants_what_it_was_built_with(images: Tensor) -> None:

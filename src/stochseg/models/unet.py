@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,6 +11,10 @@ from stochseg.models.padding import pad_to_multiple
 
 LEAST = 1e-3
 """What a class counts as where a black box gives it less, or nothing."""
+KEPT = 7.0
+"""Logit of a class being shown as itself before training, where that of another is 0."""
+QUICK = 20.0
+"""How much faster these logits learn than weights do: they have to move by several nats."""
 
 
 class UNet(nn.Module):
@@ -19,9 +24,10 @@ class UNet(nn.Module):
     concatenating full-size maps costs more than convolving them. No norm at full size, where it costs most. patch: side
     of the blocks of pixels that the first level takes as one, in more channels; the head gives their pixels back.
 
-    start: whether the last k channels of x are a black box's probabilities, which the answer starts from: before training it
-    is theirs, then corrections are added to their logarithm. A matrix over the classes, at first the identity, lets a class
-    that the black box does not know follow one that it knows.
+    start: whether the last k channels of x are a black box's probabilities, which the answer starts from. Corrections, 0
+    before training, are added to their logarithm. Then a matrix of probabilities, at first nearly the identity, says as which
+    class each is shown (a noise transition matrix; Patrini et al. 2017, arXiv 1609.03683): classes that flip keep one ratio
+    everywhere, also where the black box is not sure of them.
     """
 
     def __init__(
@@ -48,14 +54,13 @@ class UNet(nn.Module):
             for level, a in enumerate(widths[:-1])
         )
         self.head = conv(widths[0], classes * patch**2)
-        self.start = nn.Conv2d(classes, classes, 1) if start else None
-        if self.start is not None:
-            nn.init.dirac_(self.start.weight)
-            for still in (self.start.bias, self.head.weight, self.head.bias):  # at first it corrects nothing
-                nn.init.zeros_(still)  # type: ignore[arg-type]
+        self.shown_as = nn.Parameter(torch.zeros(classes, classes)) if start else None
+        if start:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        start = 0 if self.start is None else self.start(x[:, -self.start.in_channels :].clamp_min(LEAST).log())
+        whole = x
         x, crop = pad_to_multiple(x, self.stride)
         x = to_blocks(x, self.patch)
         levels: list[Tensor] = []
@@ -65,5 +70,14 @@ class UNet(nn.Module):
         for level in reversed(range(len(self.up))):
             x = upsample(self.up[level](x)) + self.skip[level](levels[level])
             x = self.merge[level](x)
-        logits: Tensor = crop(to_pixels(self.head(x), self.patch)) + start
-        return logits
+        logits: Tensor = crop(to_pixels(self.head(x), self.patch))
+        return logits if self.shown_as is None else self._shown(logits.float(), whole[:, -logits.shape[1] :].float())
+
+    def _shown(self, corrections: Tensor, start: Tensor) -> Tensor:
+        """log q of a black box's probabilities and their corrections, both float32 [b k h w]."""
+        assert self.shown_as is not None
+        with torch.autocast(corrections.device.type, enabled=False):
+            classes = (corrections + start.clamp_min(LEAST).log()).softmax(1)
+            own = torch.eye(len(self.shown_as), device=corrections.device) * KEPT
+            q: Tensor = torch.einsum("bchw,ck->bkhw", classes, (own + QUICK * self.shown_as).softmax(1))
+            return q.clamp_min(1e-8).log()
