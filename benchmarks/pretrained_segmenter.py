@@ -131,19 +131,22 @@ def main() -> None:
     tuned = tune(model, Batches(store.split("train"), args.batch, VARIED, args.seed), args.steps, args.rate)
     args.out.mkdir(parents=True)
     for name, split in store.splits.items():
-        overlaps: Tensor | float = 0.0
+        overlaps = torch.zeros(len(store.classes), 2, dtype=torch.float64)
+        shown = torch.zeros(len(store.classes), dtype=torch.bool)
         right = known = 0
         for row, image in enumerate(split.ids):
             likely = probabilities(tuned, split, row)
             np.save(args.out / f"{Path(image).name}.npy", likely.half().numpy())
             label = torch.from_numpy(np.array(split.labels[row]))
             best = likely.argmax(0)[None]
-            overlaps = overlaps + class_overlaps(best, label, len(store.classes), store.ignore).sum(0)
+            overlaps += class_overlaps(best, label, len(store.classes), store.ignore).sum(0)
+            shown |= torch.bincount(label.flatten(), minlength=len(shown)) > 0
             right += int((best == label).sum())
             known += int((label < CLASSES).sum())
-        iou = class_iou(overlaps)[:CLASSES]
-        print(f"{name}: {len(split)} images, {right / known:.3f} of the pixels right, mean IoU {iou.nanmean():.3f}")
-        print("  " + ", ".join(f"{c.name} {v:.2f}" for c, v in zip(store.classes, iou.tolist()) if not math.isnan(v)))
+        iou = {c.name: v for c, v, there in zip(store.classes[:CLASSES], class_iou(overlaps).tolist(), shown) if there}
+        mean = sum(iou.values()) / len(iou)
+        print(f"{name}: {len(split)} images, {right / known:.3f} of the pixels right, mean IoU {mean:.3f}")
+        print("  " + ", ".join(f"{c} {v:.2f}" for c, v in iou.items()), flush=True)
 
 
 if __name__ == "__main__":

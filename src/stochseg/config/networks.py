@@ -18,7 +18,8 @@ class CalibrationConfig:
     patch: int = 1
     """unet only: side of the blocks of pixels that its first level takes as one; 2 saves most work at full size."""
     residual: bool = False
-    """unet only, where there is a black box: the answer starts from the black box's, and the network corrects it."""
+    """unet only, where there is a black box: the answer starts from the black box's, and the network corrects it. A class
+    that the black box never gives is then a fixed share of others."""
     width: int = 64
     """Channels of the convnet, and of the first level of the segnet."""
     dropout: float = 0.0
@@ -30,7 +31,6 @@ class CalibrationConfig:
         require(len(self.widths) >= 2 and min(self.widths) > 0, "calibration.widths", self.widths, "two or more widths")
         require(self.patch >= 1, "calibration.patch", self.patch, "at least 1")
         require(0 <= self.dropout < 1, "calibration.dropout", self.dropout, "at least 0 and below 1")
-        require(not self.residual or self.net == "unet", "calibration.residual", True, "false unless net is unet")
         require(self.width >= 1, "calibration.width", self.width, "at least 1")
         require(
             self.pretrained is None or self.net == "segnet",

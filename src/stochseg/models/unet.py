@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from stochseg.models.blocks import conv, conv_block, norm, to_blocks, to_pixels, upsample
 from stochseg.models.padding import pad_to_multiple
 
-LEAST = 1e-3
+LEAST = 1e-4
 """What a class counts as where a black box gives it less, or nothing."""
+MOST = 3.0
+"""The most that a correction adds to the logarithm or takes from it, in nats. A class that the black box never gives stays
+rare with it, so that it is learned in the matrix, not pixel by pixel."""
 KEPT = 7.0
 """Logit of a class being shown as itself before training, where that of another is 0."""
-QUICK = 20.0
+QUICK = 50.0
 """How much faster these logits learn than weights do: they have to move by several nats."""
 
 
@@ -77,7 +80,8 @@ class UNet(nn.Module):
         """log q of a black box's probabilities and their corrections, both float32 [b k h w]."""
         assert self.shown_as is not None
         with torch.autocast(corrections.device.type, enabled=False):
-            classes = (corrections + start.clamp_min(LEAST).log()).softmax(1)
+            bounded = MOST * torch.tanh(corrections / MOST)
+            classes = (bounded + start.clamp_min(LEAST).log()).softmax(1)
             own = torch.eye(len(self.shown_as), device=corrections.device) * KEPT
             q: Tensor = torch.einsum("bchw,ck->bkhw", classes, (own + QUICK * self.shown_as).softmax(1))
             return q.clamp_min(1e-8).log()
