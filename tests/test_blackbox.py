@@ -108,6 +108,10 @@ def test_with_a_residual_the_answer_starts_from_the_black_boxs(images: Tensor) -
     said = torch.cat([said / said.sum(1, keepdim=True), torch.zeros(3, 1, 20, 24)], 1)
     assert torch.allclose(model.probabilities(images, said), said, atol=4e-3)  # e^-7 of the other two, and a thousandth
     assert model.calibration(torch.cat([images, said], 1)).argmax(1).equal(said.argmax(1))
+    seen = said.argmax(1)
+    assert torch.allclose(
+        model.probabilities(images, seen).amax(1), torch.tensor(1 / 1.04), atol=4e-3
+    )  # a map is always sure
     sees = said[:, 1] > said[:, 0]
     optimiser = torch.optim.Adam(model.calibration.parameters(), lr=0.002)
     for _ in range(200):  # what the black box sees as class 1, is in 40 % of the images shown as 2

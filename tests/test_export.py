@@ -189,6 +189,14 @@ KINDS: dict[str, Callable[[], Segmenter]] = {
         RefinementConfig(net="paper", width=4),
         blackbox="saved",
     ),
+    "corrections of a black box": lambda: CAR(
+        3,
+        1,
+        (32, 32),
+        CalibrationConfig(widths=(4, 8), residual=True),
+        RefinementConfig(widths=(4, 8), class_noise=True, bound=0.5),
+        blackbox="saved",
+    ),
     "patches": lambda: CAR(
         2, 1, (32, 32), CalibrationConfig(widths=(4, 8), patch=2), RefinementConfig(widths=(4, 8), patch=2, fine=False)
     ),

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from stochseg.models.blocks import conv, conv_block, norm, to_blocks, to_pixels, upsample
 from stochseg.models.padding import pad_to_multiple
 
-LEAST = 1e-4
-"""What a class counts as where a black box gives it less, or nothing."""
-MOST = 3.0
-"""The most that a correction adds to the logarithm or takes from it, in nats. A class that the black box never gives stays
-rare with it, so that it is learned in the matrix, not pixel by pixel."""
+LEAST, LEAST_OF_MAPS = 1e-4, 2e-2
+"""What a class counts as where a black box gives it less, or nothing; and where it gives class maps, which are always sure."""
+MOST = 2.0
+"""The most that a correction adds to the logarithm or takes from it, in nats. A class to which a black box gives no probability
+stays rare with it, so that it is learned in the matrix, not pixel by pixel."""
 KEPT = 7.0
 """Logit of a class being shown as itself before training, where that of another is 0."""
-QUICK = 50.0
+QUICK = 100.0
 """How much faster these logits learn than weights do: they have to move by several nats."""
 
 
@@ -81,7 +81,9 @@ class UNet(nn.Module):
         assert self.shown_as is not None
         with torch.autocast(corrections.device.type, enabled=False):
             bounded = MOST * torch.tanh(corrections / MOST)
-            classes = (bounded + start.clamp_min(LEAST).log()).softmax(1)
+            sure = ((start == 0) | (start == 1)).flatten(1).all(1)
+            least = torch.where(sure, LEAST_OF_MAPS, LEAST)[:, None, None, None]
+            classes = (bounded + start.maximum(least).log()).softmax(1)
             own = torch.eye(len(self.shown_as), device=corrections.device) * KEPT
             q: Tensor = torch.einsum("bchw,ck->bkhw", classes, (own + QUICK * self.shown_as).softmax(1))
             return q.clamp_min(1e-8).log()
