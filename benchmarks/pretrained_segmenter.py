@@ -3,7 +3,7 @@
     git clone https://github.com/sacmehta/EdgeNets
     stochseg prepare cityscapes --source ROOT --scale 1 --out stores/streets-full
     python benchmarks/pretrained_segmenter.py --edgenets EdgeNets --data stores/streets-full --out predictions
-    stochseg blackbox import --data stores/streets --predictions predictions --resize
+    stochseg blackbox import --data stores/streets --predictions predictions --resize true
 
 ESPNetv2 (Mehta et al. 2019, arXiv 1811.11431) with the weights of that repository, trained on Cityscapes, which is
 imported from a clone as it is. The store has the 19 classes of Cityscapes first. Cross entropy and Dice, as little

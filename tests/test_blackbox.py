@@ -18,6 +18,7 @@ from stochseg.data.store_writer import StoreWriter
 from stochseg.errors import InputError
 from stochseg.evaluation import evaluate
 from stochseg.models.blackbox import BlackBox, as_seen
+from stochseg.models.unet import UNet
 from stochseg.training.run import train
 
 from .conftest import write_blobs
@@ -108,10 +109,13 @@ def test_with_a_residual_the_answer_starts_from_the_black_boxs(images: Tensor) -
     said = torch.cat([said / said.sum(1, keepdim=True), torch.zeros(3, 1, 20, 24)], 1)
     assert torch.allclose(model.probabilities(images, said), said, atol=4e-3)  # e^-7 of the other two, and a thousandth
     assert model.calibration(torch.cat([images, said], 1)).argmax(1).equal(said.argmax(1))
-    seen = said.argmax(1)
-    assert torch.allclose(
-        model.probabilities(images, seen).amax(1), torch.tensor(1 / 1.04), atol=4e-3
-    )  # a map is always sure
+    one_hot = nn.functional.one_hot(said.argmax(1), 3).movedim(-1, 1).float()
+    nn.init.normal_(model.calibration.head.weight)
+    q = model.probabilities(images, one_hot)  # of a map, which is always sure: what an ordinary network says of it
+    logits = UNet(4, 3, (8, 8))
+    logits.load_state_dict({k: v for k, v in model.calibration.state_dict().items() if k != "shown_as"})
+    assert torch.allclose(q, logits.eval()(torch.cat([images, one_hot], 1)).softmax(1), atol=1e-5)
+    nn.init.zeros_(model.calibration.head.weight)
     sees = said[:, 1] > said[:, 0]
     optimiser = torch.optim.Adam(model.calibration.parameters(), lr=0.002)
     for _ in range(200):  # what the black box sees as class 1, is in 40 % of the images shown as 2

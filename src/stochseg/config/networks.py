@@ -18,7 +18,7 @@ class CalibrationConfig:
     patch: int = 1
     """unet only: side of the blocks of pixels that its first level takes as one; 2 saves most work at full size."""
     residual: bool = False
-    """unet only, where there is a black box: the answer starts from the black box's, and the network corrects it. A class
+    """unet only, where a black box gives probabilities: the answer starts from those, and the network corrects them. A class
     that the black box never gives is then a fixed share of others."""
     width: int = 64
     """Channels of the convnet, and of the first level of the segnet."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from stochseg.models.blocks import conv, conv_block, norm, to_blocks, to_pixels, upsample
 from stochseg.models.padding import pad_to_multiple
 
-LEAST, LEAST_OF_MAPS = 1e-4, 2e-2
-"""What a class counts as where a black box gives it less, or nothing; and where it gives class maps, which are always sure."""
+LEAST = 1e-4
+"""What a class counts as where a black box gives it less, or nothing."""
 MOST = 2.0
 """The most that a correction adds to the logarithm or takes from it, in nats. A class to which a black box gives no probability
 stays rare with it, so that it is learned in the matrix, not pixel by pixel."""
@@ -30,7 +30,7 @@ class UNet(nn.Module):
     start: whether the last k channels of x are a black box's probabilities, which the answer starts from. Corrections, 0
     before training, are added to their logarithm. Then a matrix of probabilities, at first nearly the identity, says as which
     class each is shown (a noise transition matrix; Patrini et al. 2017, arXiv 1609.03683): classes that flip keep one ratio
-    everywhere, also where the black box is not sure of them.
+    everywhere, also where the black box is not sure of them. A class map, which is always sure, is only seen.
     """
 
     def __init__(
@@ -77,13 +77,12 @@ class UNet(nn.Module):
         return logits if self.shown_as is None else self._shown(logits.float(), whole[:, -logits.shape[1] :].float())
 
     def _shown(self, corrections: Tensor, start: Tensor) -> Tensor:
-        """log q of a black box's probabilities and their corrections, both float32 [b k h w]."""
+        """log q, but for a constant, of corrections and a black box's probabilities or class maps, float32 [b k h w]."""
         assert self.shown_as is not None
         with torch.autocast(corrections.device.type, enabled=False):
             bounded = MOST * torch.tanh(corrections / MOST)
-            sure = ((start == 0) | (start == 1)).flatten(1).all(1)
-            least = torch.where(sure, LEAST_OF_MAPS, LEAST)[:, None, None, None]
-            classes = (bounded + start.maximum(least).log()).softmax(1)
+            classes = (bounded + start.clamp_min(LEAST).log()).softmax(1)
             own = torch.eye(len(self.shown_as), device=corrections.device) * KEPT
             q: Tensor = torch.einsum("bchw,ck->bkhw", classes, (own + QUICK * self.shown_as).softmax(1))
-            return q.clamp_min(1e-8).log()
+            sure = ((start == 0) | (start == 1)).flatten(1).all(1)[:, None, None, None]
+            return torch.where(sure, corrections, q.clamp_min(1e-8).log())
