@@ -32,6 +32,8 @@ LINE_OF = {
 }
 """How the line of a run begins in the tables of the page."""
 SCORES = {"GED": "ged", "matched IoU": "hm_iou", "diversity": "diversity"}
+FILLING = (("blackbox", "predict"), ("blackbox", "import"))
+"""Commands that add to the store of --data."""
 BUDGETS = ("--minutes", "--steps", "--epochs")
 PLACEHOLDER = re.compile(r"[A-Z]{3,}")
 Words = tuple[str, ...]
@@ -86,7 +88,8 @@ def _rows_of_section(section: str, all_ours: Sequence[Words]) -> Iterator[Row]:
             name = Path(next((word for word in words if word.endswith(".py")), words[-1])).stem
             begins = LINE_OF.get(name)
             found = (line for line in lines if begins and line.get("", "").strip("*").startswith(begins))
-            yield Row(name, (words,), Path("runs") / name if begins else None, next(found, {}))
+            steps = (*_before(words, all_ours), words)
+            yield Row(name, steps, Path("runs") / name if begins else None, next(found, {}))
 
 
 def _judged(run: str, train: Words, ours: Sequence[Words]) -> Words:
@@ -94,7 +97,7 @@ def _judged(run: str, train: Words, ours: Sequence[Words]) -> Words:
     like = next((words for words in ours if words[0] == "evaluate"), None)
     if like is None:
         return ("evaluate", run, "--data", value(train, "--data"), "--split", "val", "--samples", "16")
-    return ("evaluate", run, *like[2:])
+    return _with(("evaluate", run, *like[2:]), "--data", value(train, "--data"))
 
 
 def _before(last: Words, ours: Sequence[Words]) -> list[Words]:
@@ -103,7 +106,7 @@ def _before(last: Words, ours: Sequence[Words]) -> list[Words]:
     found: list[Words] = []
     at = ours.index(last) if last in ours else len(ours)
     for words in reversed(ours[:at]):
-        makes = value(words, "--data" if words[:2] == ("blackbox", "predict") else "--out")
+        makes = value(words, "--data" if words[:2] in FILLING else "--out")
         if makes in needed:
             found.insert(0, words)
             needed |= {word for word in words if "/" in word}
@@ -157,7 +160,7 @@ def to_do(words: Words, root: Path) -> Words | None:
         case ("train", *_) | ("blackbox", "train", *_) if (out / "config.yaml").is_file():
             kept = [word for flag in ("--data", "--out") for word in (flag, value(words, flag))]
             return (*words[: words.index("train") + 1], *kept, "--resume")
-        case ("blackbox", "predict", *_):
+        case ("blackbox", "predict" | "import", *_):
             splits = json.loads((root / value(words, "--data") / "index.json").read_text())["splits"]
             return None if all("blackbox" in split["arrays"] for split in splits.values()) else words
         case ("evaluate", run, *_):

@@ -118,9 +118,9 @@ def test_with_a_residual_the_answer_starts_from_the_black_boxs(images: Tensor) -
     nn.init.zeros_(model.calibration.head.weight)
     sees = said[:, 1] > said[:, 0]
     optimiser = torch.optim.Adam(model.calibration.parameters(), lr=0.002)
-    for _ in range(200):  # what the black box sees as class 1, is in 40 % of the images shown as 2
-        labels = torch.where(sees, torch.where(torch.rand(3, 1, 1) < 0.4, 2, 1), 0)
-        loss = nn.functional.cross_entropy(model.calibration(torch.cat([images, said], 1)), labels)
+    told = torch.stack([~sees, 0.6 * sees, 0.4 * sees], 1)  # what the black box sees as class 1 is in 40 % shown as 2
+    for _ in range(200):
+        loss = nn.functional.cross_entropy(model.calibration(torch.cat([images, said], 1)), told)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
