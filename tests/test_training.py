@@ -189,8 +189,10 @@ def moment(run: Path, start: int, now: int) -> str:
         return "writing the log"
     if last["step"] % SMALL["validation.every"] == 0 and "val_ged" not in last:
         return "validation"
-    saved = run / "checkpoint" / checkpoint.NAME
-    since = now - saved.stat().st_mtime_ns if saved.exists() else math.inf
+    try:
+        since = now - (run / "checkpoint" / checkpoint.NAME).stat().st_mtime_ns
+    except FileNotFoundError:  # none yet, or just being replaced
+        since = math.inf
     return "right after a save" if since < RIGHT_AFTER else "a step"
 
 
