@@ -92,9 +92,10 @@ def tune(model: Segmenter, batches: Batches, steps: int, rate: float) -> nn.Modu
         optimiser.step()
         with torch.no_grad():
             for mine, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-                mine.lerp_(new, 1 - min(0.99, (1 + step) / (10 + step))) if mine.is_floating_point() else mine.copy_(
-                    new
-                )
+                if mine.is_floating_point():
+                    mine.lerp_(new, 1 - min(0.99, (1 + step) / (10 + step)))
+                else:  # how many batches a norm has seen
+                    mine.copy_(new)
         if (step + 1) % 50 == 0:
             print(f"step {step + 1}, loss {loss.item():.3f}, {time.perf_counter() - start:.0f} s", flush=True)
     return average.eval()

@@ -105,17 +105,23 @@ def test_with_a_residual_the_answer_starts_from_the_black_boxs(images: Tensor) -
     calibration = CalibrationConfig(widths=(8, 8), residual=True)
     small = RefinementConfig(widths=(8, 16))
     model = stochseg.CAR(3, 1, (20, 24), calibration, small, blackbox="saved")
+    model.soft_blackbox = True
     said = torch.rand(3, 2, 20, 24, generator=torch.Generator().manual_seed(1))
     said = torch.cat([said / said.sum(1, keepdim=True), torch.zeros(3, 1, 20, 24)], 1)
     assert torch.allclose(model.probabilities(images, said), said, atol=4e-3)  # e^-7 of the other two, and a thousandth
     assert model.calibration(torch.cat([images, said], 1)).argmax(1).equal(said.argmax(1))
-    one_hot = nn.functional.one_hot(said.argmax(1), 3).movedim(-1, 1).float()
+    certain = (
+        nn.functional.one_hot(said.argmax(1), 3).movedim(-1, 1).float()
+    )  # probabilities may be sure everywhere too
+    assert torch.allclose(model.probabilities(images, certain), certain, atol=4e-3)
     nn.init.normal_(model.calibration.head.weight)
-    q = model.probabilities(images, one_hot)  # of a map, which is always sure: what an ordinary network says of it
-    logits = UNet(4, 3, (8, 8))
-    logits.load_state_dict({k: v for k, v in model.calibration.state_dict().items() if k != "shown_as"})
-    assert torch.allclose(q, logits.eval()(torch.cat([images, one_hot], 1)).softmax(1), atol=1e-5)
+    model.soft_blackbox = False  # of class maps: what an ordinary network says that sees them
+    ordinary = UNet(4, 3, (8, 8))
+    ordinary.load_state_dict({k: v for k, v in model.calibration.state_dict().items() if k != "shown_as"})
+    wanted = ordinary.eval()(torch.cat([images, certain], 1)).softmax(1)
+    assert torch.allclose(model.probabilities(images, certain), wanted, atol=1e-5)
     nn.init.zeros_(model.calibration.head.weight)
+    model.soft_blackbox = True
     sees = said[:, 1] > said[:, 0]
     optimiser = torch.optim.Adam(model.calibration.parameters(), lr=0.002)
     told = torch.stack([~sees, 0.6 * sees, 0.4 * sees], 1)  # what the black box sees as class 1 is in 40 % shown as 2

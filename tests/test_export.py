@@ -176,6 +176,19 @@ def test_torch_export_runs_without_stochseg(saved: Path, tmp_path: Path) -> None
         assert torch.allclose(q, model.probabilities(one["images"]), atol=1e-6)
 
 
+def corrected() -> CAR:
+    model = CAR(
+        3,
+        1,
+        (32, 32),
+        CalibrationConfig(widths=(4, 8), residual=True),
+        RefinementConfig(widths=(4, 8), class_noise=True, bound=0.5),
+        blackbox="saved",
+    )
+    model.soft_blackbox = True
+    return model
+
+
 KINDS: dict[str, Callable[[], Segmenter]] = {
     "choice and temperature": with_choice,
     "paper": lambda: CAR(
@@ -189,14 +202,7 @@ KINDS: dict[str, Callable[[], Segmenter]] = {
         RefinementConfig(net="paper", width=4),
         blackbox="saved",
     ),
-    "corrections of a black box": lambda: CAR(
-        3,
-        1,
-        (32, 32),
-        CalibrationConfig(widths=(4, 8), residual=True),
-        RefinementConfig(widths=(4, 8), class_noise=True, bound=0.5),
-        blackbox="saved",
-    ),
+    "corrections of a black box": corrected,
     "patches": lambda: CAR(
         2, 1, (32, 32), CalibrationConfig(widths=(4, 8), patch=2), RefinementConfig(widths=(4, 8), patch=2, fine=False)
     ),

@@ -19,6 +19,7 @@ from stochseg.models.interfaces import RefinementNet
 from stochseg.models.model_files import as_tuples, classes_of
 from stochseg.models.segmenter import Segmenter
 from stochseg.models.temperature import temper
+from stochseg.models.unet import UNet
 from stochseg.presets import load_config
 from stochseg.sampling.orientations import all_orientations, turned_back
 from stochseg.sampling.sample import decode_in_chunks
@@ -65,7 +66,6 @@ class CAR(Segmenter):
         self.takes_blackbox = blackbox is not None
         self.blackbox: BlackBox | None = None
         self.soft_blackbox = False
-        """Whether training saw the black box's probabilities, not its likeliest classes alone."""
         if blackbox is not None and blackbox != "saved":
             self.attach(blackbox)
         self.architecture: dict[str, Any] = {
@@ -87,6 +87,19 @@ class CAR(Segmenter):
                 nets["discriminator"] = build_discriminator(discriminator, channels, k, size)
         self.networks = nn.ModuleDict(nets).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks.eval()
+        self.soft_blackbox = self._soft  # now that there is a network to tell
+
+    @property
+    def soft_blackbox(self) -> bool:
+        """Whether training saw the black box's probabilities, not its likeliest classes alone."""
+        return self._soft
+
+    @soft_blackbox.setter
+    def soft_blackbox(self, soft: bool) -> None:
+        self._soft = soft
+        network = self.networks["calibration"] if hasattr(self, "networks") else None
+        if isinstance(network, UNet):
+            network.of_maps = not soft
 
     @property
     def calibration(self) -> nn.Module:

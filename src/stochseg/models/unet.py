@@ -30,7 +30,7 @@ class UNet(nn.Module):
     start: whether the last k channels of x are a black box's probabilities, which the answer starts from. Corrections, 0
     before training, are added to their logarithm. Then a matrix of probabilities, at first nearly the identity, says as which
     class each is shown (a noise transition matrix; Patrini et al. 2017, arXiv 1609.03683): classes that flip keep one ratio
-    everywhere, also where the black box is not sure of them. A class map, which is always sure, is only seen.
+    everywhere, also where the black box is not sure of them. Class maps (`of_maps`), which are always sure, are only seen.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class UNet(nn.Module):
             for level, a in enumerate(widths[:-1])
         )
         self.head = conv(widths[0], classes * patch**2)
+        self.of_maps = False  # CAR says so where its black box gives maps
         self.shown_as = nn.Parameter(torch.zeros(classes, classes)) if start else None
         if start:
             nn.init.zeros_(self.head.weight)
@@ -74,15 +75,16 @@ class UNet(nn.Module):
             x = upsample(self.up[level](x)) + self.skip[level](levels[level])
             x = self.merge[level](x)
         logits: Tensor = crop(to_pixels(self.head(x), self.patch))
-        return logits if self.shown_as is None else self._shown(logits.float(), whole[:, -logits.shape[1] :].float())
+        if self.shown_as is None or self.of_maps:
+            return logits
+        return self._shown(logits.float(), whole[:, -logits.shape[1] :].float())
 
     def _shown(self, corrections: Tensor, start: Tensor) -> Tensor:
-        """log q, but for a constant, of corrections and a black box's probabilities or class maps, float32 [b k h w]."""
+        """log q of a black box's probabilities and their corrections, all float32 [b k h w]."""
         assert self.shown_as is not None
         with torch.autocast(corrections.device.type, enabled=False):
             bounded = MOST * torch.tanh(corrections / MOST)
             classes = (bounded + start.clamp_min(LEAST).log()).softmax(1)
             own = torch.eye(len(self.shown_as), device=corrections.device) * KEPT
             q: Tensor = torch.einsum("bchw,ck->bkhw", classes, (own + QUICK * self.shown_as).softmax(1))
-            sure = ((start == 0) | (start == 1)).flatten(1).all(1)[:, None, None, None]
-            return torch.where(sure, corrections, q.clamp_min(1e-8).log())
+            return q.clamp_min(1e-8).log()
