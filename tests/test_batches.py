@@ -10,7 +10,8 @@ import torch
 
 from stochseg.config import InputConfig
 from stochseg.data.add_blackbox import writing_blackbox
-from stochseg.data.batches import Ahead, Batch, Batches, Portion, augment, centre_crop_for, in_order, read_rows, warp
+from stochseg.data.ahead import Ahead
+from stochseg.data.batches import Batch, Batches, Portion, augment, centre_crop_for, in_order, read_rows, warp
 from stochseg.data.class_flips import draw_flips, flip_classes
 from stochseg.data.store import ClassInfo, open_store
 from stochseg.data.store_writer import StoreWriter
@@ -34,7 +35,7 @@ def test_a_step_gives_the_same_batch_whatever_came_before(tiny_store: Path) -> N
 
 def test_batches_drawn_ahead_are_the_same_in_any_order(tiny_store: Path) -> None:
     batches = Batches(open_store(tiny_store).split("train"), 5, ALL, seed=3)
-    with Ahead(batches.at, threaded=True) as ahead:
+    with Ahead(batches.at, workers=2) as ahead:
         for step in (0, 1, 2, 7, 8, 3, 3):
             assert torch.equal(ahead.at(step).images, batches.at(step).images)
 
@@ -43,7 +44,7 @@ def test_batches_drawn_ahead_are_the_same_in_any_order(tiny_store: Path) -> None
             raise OSError("the disk is gone")
         return batches.at(step)
 
-    with Ahead(fails, threaded=True) as ahead:
+    with Ahead(fails, workers=2) as ahead:
         ahead.at(0)
         ahead.at(1)
         with pytest.raises(OSError, match="the disk is gone"):

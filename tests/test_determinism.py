@@ -1,4 +1,4 @@
-"""The same bits for the same seed: whatever the threads that draw batches or compute samples; `--deterministic` for GPUs."""
+"""The same bits for the same seed, whatever processes draw batches and threads compute samples; `--deterministic` for GPUs."""
 
 import json
 from functools import partial
@@ -12,7 +12,6 @@ from PIL import Image
 
 from stochseg.cli import main
 from stochseg.config import CalibrationConfig, RefinementConfig
-from stochseg.data.batches import Ahead
 from stochseg.determinism import only_deterministic
 from stochseg.errors import RunError
 from stochseg.evaluation import evaluate
@@ -75,17 +74,12 @@ def test_the_flag_reaches_all_work_and_changes_no_bit_on_a_cpu(
     np.testing.assert_array_equal(found[0][2], found[1][2])
 
 
-def test_a_thread_that_draws_batches_ahead_changes_no_bit(
-    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone = train(data=tiny_store, out=tmp_path / "alone", config="lidc", **SMALL, steps=4)
-
-    def ahead(draw: Any, threaded: bool) -> Ahead:
-        return Ahead(draw, threaded=not threaded)
-
-    monkeypatch.setattr(loop, "Ahead", ahead)
-    other = train(data=tiny_store, out=tmp_path / "other", config="lidc", **SMALL, steps=4)
-    assert same(weights(alone), weights(other))
+def test_processes_that_draw_batches_ahead_change_no_bit(tiny_store: Path, tmp_path: Path) -> None:
+    alone, ahead = (
+        train(data=tiny_store, out=tmp_path / str(n), config="lidc", **SMALL, steps=6, **{"training.workers": n})
+        for n in (0, 2)
+    )
+    assert same(weights(alone), weights(ahead))
 
 
 def test_samples_are_the_same_for_any_number_of_threads() -> None:

@@ -31,6 +31,11 @@ class World:
     local_rank: int = 0
 
     @property
+    def local_size(self) -> int:
+        """How many of them this machine has: LOCAL_WORLD_SIZE, or where the launcher does not say it, all."""
+        return _number("LOCAL_WORLD_SIZE", self.size) if self.size > 1 else 1
+
+    @property
     def first(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0

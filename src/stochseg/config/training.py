@@ -64,6 +64,10 @@ class TrainingConfig:
     """Compile the networks of method car with torch.compile: minutes at the start, less time a step where it works."""
     compile_mode: Literal["default", "reduce-overhead"] = "default"
     """Of torch.compile; reduce-overhead records CUDA graphs, which pays for networks as small as those of lidc."""
+    record: bool = True
+    """On a GPU, record the kernels of a step's losses and gradients once and replay them (a CUDA graph); not with compile."""
+    workers: int | None = None
+    """Processes that draw the next batches; none: on a GPU up to 8, as there are cores, on a CPU 0."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     save_every: float = 60.0
@@ -86,6 +90,9 @@ class TrainingConfig:
         require(self.ema is None or 0 < self.ema < 1, "training.ema", self.ema, "between 0 and 1")
         require(self.clip is None or self.clip > 0, "training.clip", self.clip, "above 0, or none")
         require(self.warmup >= 0, "training.warmup", self.warmup, "at least 0")
+        require(
+            self.workers is None or self.workers >= 0, "training.workers", self.workers, "at least 0, or none to choose"
+        )
         require(self.log_every >= 1, "training.log_every", self.log_every, "at least 1")
         require(self.timeout > 0, "training.timeout", self.timeout, "above 0")
 

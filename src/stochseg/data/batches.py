@@ -5,10 +5,9 @@ Since nothing is carried over from one batch to the next, a run can be resumed a
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -104,34 +103,6 @@ class Batches:
     def _generator(self, step: int, purpose: int) -> torch.Generator:
         """One for each step and purpose, so that none depends on how much another draws."""
         return torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, purpose]).integers(2**62)))
-
-
-class Ahead:
-    """Batches by step, the next one drawn in a thread while this one is worked on; a context manager.
-
-    Worth it where the work is on a GPU; on a CPU the thread would take the time it saves (`threaded` False: none).
-    """
-
-    def __init__(self, draw: Callable[[int], Batch], threaded: bool) -> None:
-        self._draw = draw
-        self._pool = ThreadPoolExecutor(1) if threaded else None
-        self._next: tuple[int, Future[Batch]] | None = None
-
-    def at(self, step: int) -> Batch:
-        """The batch of this step, whatever was asked before."""
-        if self._pool is None:
-            return self._draw(step)
-        drawn = self._next[1] if self._next is not None and self._next[0] == step else None
-        batch = (drawn or self._pool.submit(self._draw, step)).result()
-        self._next = step + 1, self._pool.submit(self._draw, step + 1)
-        return batch
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
 
 
 def in_order(

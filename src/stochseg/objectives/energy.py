@@ -149,8 +149,10 @@ def nearest_cross_entropy(
         marking = weights * (area_y.sum(-1) > 0)
     rows = torch.arange(len(logits), device=logits.device)[:, None]
     nearest = logits[rows, distances.argmin(1)].log_softmax(2)  # [b r k h w]
-    told = [c for c in range(logits.shape[2]) if c != ignore]
-    surprise = -(nearest * labels)[:, :, told].sum(2)  # [b r h w]
+    surprise = -nearest * labels  # [b r k h w]
+    if ignore is not None:
+        surprise = surprise * (torch.arange(surprise.shape[2], device=surprise.device) != ignore)[:, None, None]
+    surprise = surprise.sum(2)
     if ignored is not None:
         surprise = surprise * ~ignored[:, None]
     each: Tensor = (surprise.mean((2, 3)) * marking).sum(1) / weights.sum(1)
@@ -216,8 +218,9 @@ def empty_cross_entropy(empty: Tensor, labels: Tensor, weights: Tensor, ignore: 
     labels: one-hot maps [b r k h w], of raters or samples; weights: [b r], rows summing to 1, 0 for a missing rater.
     `ignore` marks nothing.
     """
-    outside = [0] if ignore is None or ignore == 0 else [0, ignore]
-    marked = labels.sum(2) - labels[:, :, outside].sum(2)  # [b r h w]
+    marked = labels[:, :, 1:].sum(2)  # [b r h w]
+    if ignore:
+        marked = marked - labels[:, :, ignore]
     share = (~marked.flatten(2).any(2) * weights).sum(1)
     p = full_precision(empty).clamp(1e-6, 1 - 1e-6)
     return -(share * p.log() + (1 - share) * (1 - p).log()).mean()
@@ -272,7 +275,7 @@ def _counted(maps: Tensor, classes: list[int], ignored: Tensor | None) -> Tensor
     if classes[-1] - classes[0] < len(classes):
         maps = maps[:, :, classes[0] : classes[-1] + 1]  # no copy
     else:
-        maps = maps.index_select(2, torch.tensor(classes, device=maps.device))
+        maps = torch.stack([maps[:, :, c] for c in classes], 2)
     return maps if ignored is None else maps * ~ignored[:, None, None]
 
 
@@ -280,7 +283,7 @@ def _class_shares(present: Tensor | None, classes: list[int], like: Tensor) -> T
     """How much each counted class weighs in the mean over classes, [b k-1]."""
     if present is None:
         return like.new_full((len(like), len(classes)), 1 / len(classes))
-    there = present[:, classes].to(like.dtype)
+    there = torch.stack([present[:, c] for c in classes], 1).to(like.dtype)
     there = torch.where(there.any(1, keepdim=True), there, 1.0)
     return there / there.sum(1, keepdim=True)
 
@@ -326,5 +329,8 @@ def _overlaps_within(s: Tensor, areas: Tensor, kernel: Kernel, block: int) -> Te
 
 
 def _is_hard(y: Tensor, block: int) -> bool:
-    """Whether min(a, y) = a y for all maps a, up to 1 at each pixel: y are 0 and 1 alone, and no gradient is asked for."""
-    return block == 1 and not y.requires_grad and bool(((y == 0) | (y == 1)).all())
+    """Whether min(a, y) = a y for all maps a, up to 1 at each pixel: y are 0 and 1 alone, and no gradient is asked for.
+
+    A GPU is not asked: the answer would be waited for, and saves little there.
+    """
+    return block == 1 and not y.requires_grad and not y.is_cuda and bool(((y == 0) | (y == 1)).all())

@@ -59,11 +59,13 @@ def accumulate_gradients(
     train_discriminator: bool,
     share: float,
     flips: Sequence[tuple[int, int, float]] = (),
+    pull: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Add the gradients of one part of a step's batch, weighted by its share; returns the losses by name.
 
     part: images and, where there is a black box, what is seen of it [b k h w], as the networks take them.
-    flips: where classes flip, the energy loss compares those, as the scores do; else all but the first.
+    flips: where classes flip, the energy loss compares those, as the scores do; else all but the first. pull: the weight
+    `objective.nearest` as a tensor, where it changes under a recorded step.
     The three losses touch one network each: q is detached before it enters G, the discriminator's weights are frozen
     while G learns from it, and its own loss sees a detached sample.
     """
@@ -103,7 +105,7 @@ def accumulate_gradients(
         losses["nearest"] = nearest_cross_entropy(
             logits, **_distance_arguments(targets, objective, ignore, flips)
         ).mean()
-        total = total + objective.nearest * losses["nearest"]
+        total = total + (objective.nearest if pull is None else pull) * losses["nearest"]
     if objective.marginal:
         losses["marginal"] = (
             marginal_cross_entropy(mean, targets.mean)

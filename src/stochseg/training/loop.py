@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from stochseg.config import Config
-from stochseg.data.batches import Ahead, Batches
+from stochseg.data.ahead import Ahead, workers_for
+from stochseg.data.batches import Batches
 from stochseg.data.store import Store
 from stochseg.errors import Stopped
 from stochseg.models.precision import resolve_precision
@@ -27,6 +28,7 @@ from stochseg.training.distributed import Exchange, copy_first
 from stochseg.training.log import Log
 from stochseg.training.phases import make_phases
 from stochseg.training.profile import end_of, end_step, profiling, timed
+from stochseg.training.recorded import Recorder
 from stochseg.training.schedule import Budget, learning_rate
 from stochseg.training.step import take_step
 from stochseg.training.stopping import Interrupted, stop_on_signal
@@ -97,13 +99,19 @@ def run_training(
     }
     profiled = profiling(run if profile and world.first else None, model.device, facts)
     quick = compiled(model.networks, config.training.compile_mode) if config.training.compile else nullcontext()
+    workers = workers_for(config.training.workers, model.device, world.local_size)
+    recorder = None
+    if model.device.type == "cuda" and config.training.record and not config.training.compile:
+        recorder = (
+            Recorder(model.networks) if config.training.accumulate == 1 else None
+        )  # parts add up, recordings do not
     with (
         stop_on_signal() as stopped,
         torch.random.fork_rng(gpus),
         closing(log),
         profiled,
         quick,
-        Ahead(draw, threaded=bool(gpus)) as ahead,
+        Ahead(draw, workers) as ahead,
     ):
         exchange = Exchange(world, stopped.is_set, elapsed)
         progress = budget.progress(numbers["step"], numbers["seconds"])
@@ -142,6 +150,7 @@ def run_training(
                 step,
                 exchange,
                 store.flips,
+                recorder,
             )
             if averaged is not None:
                 with timed("optimizer"):

@@ -97,6 +97,16 @@ def timed(part: str) -> Iterator[None]:
         profile.change(before)
 
 
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Nothing in the block changes whose time it is."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def end_step() -> None:
     """A step ends here."""
     profile = _current.get()

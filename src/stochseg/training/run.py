@@ -42,6 +42,7 @@ FREE_ON_RESUME = (
     "training.wandb",
     "training.clip",
     "training.timeout",
+    "training.workers",
 )
 """What a resumed run may set anew, beside learning rates; anything else would make it another run."""
 

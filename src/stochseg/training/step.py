@@ -17,6 +17,7 @@ from stochseg.training.distributed import Exchange
 from stochseg.training.gradients import accumulate_gradients, baseline_gradients
 from stochseg.training.phases import Phase
 from stochseg.training.profile import timed
+from stochseg.training.recorded import Recorder
 
 Losses = dict[str, float]
 
@@ -34,12 +35,13 @@ def take_step(
     step: int,
     exchange: Exchange,
     flips: Sequence[tuple[int, int, float]] = (),
+    recorder: Recorder | None = None,
 ) -> Losses:
     """Train on one batch, or on this process's rows of one.
 
     z: [b n z]; accuracy: the discriminator's in the step before; rates: a learning rate a phase; exchange: with the other
-    processes; flips: the store's, which say what classes the energy loss compares. Returns the losses and gradient norms
-    by name. Raises NotFinite at a value that is not finite, before it reaches the weights.
+    processes; flips: the store's, which say what classes the energy loss compares; recorder: of steps, on a GPU. Returns
+    the losses and gradient norms by name. Raises NotFinite at a value that is not finite, before it reaches the weights.
     """
     due = {phase.name: phase.due(step, accuracy) for phase in phases}
     model.networks.train()
@@ -53,23 +55,9 @@ def take_step(
         share = len(rows) / config.training.batch
         noise = z[rows].to(model.device)
         with timed("losses"):
-            if isinstance(model, Baseline):
-                found = baseline_gradients(model, part, noise, config.objective, ignore, dtype, share)
-            else:
-                found = accumulate_gradients(
-                    model.networks,
-                    part,
-                    noise,
-                    config.objective,
-                    len(model.classes),
-                    ignore,
-                    dtype,
-                    due.get("discriminator", False),
-                    share,
-                    flips,
-                )
-        for name, loss in found.items():
-            losses[name] += float(loss) * share
+            found = _gradients(model, part, noise, config, ignore, dtype, due, share, flips, recorder)
+        for name, loss in zip(found, torch.stack([loss.float() for loss in found.values()]).tolist()):
+            losses[name] += loss * share
     updated = [phase.network for phase in phases if due[phase.name]]
     losses = exchange.add_up(updated, model.networks, losses, model.device)
     check_finite(losses, step)
@@ -79,6 +67,38 @@ def take_step(
         for phase in phases:
             phase.update(rates[phase.name] if due[phase.name] else None)
     return dict(losses) | {f"gradient_{name}": norm for name, norm in norms.items()}
+
+
+def _gradients(
+    model: Segmenter,
+    part: Batch,
+    noise: Tensor,
+    config: Config,
+    ignore: int | None,
+    dtype: torch.dtype,
+    due: Mapping[str, bool],
+    share: float,
+    flips: Sequence[tuple[int, int, float]],
+    recorder: Recorder | None,
+) -> dict[str, Tensor]:
+    """Gradients of one part of the batch, left at the weights; returns the losses by name."""
+    objective, classes = config.objective, len(model.classes)
+    train_discriminator = due.get("discriminator", False)
+
+    def work(images: Tensor, labels: Tensor, seen: Tensor | None, z: Tensor, pull: Tensor | None) -> dict[str, Tensor]:
+        batch = Batch(images, labels, seen)
+        if isinstance(model, Baseline):
+            return baseline_gradients(model, batch, z, objective, ignore, dtype, share)
+        return accumulate_gradients(
+            model.networks, batch, z, objective, classes, ignore, dtype, train_discriminator, share, flips, pull
+        )
+
+    inputs = part.images, part.labels, part.blackbox, noise
+    if recorder is None:
+        return work(*inputs, None)
+    # what a recording holds does not change, but this weight does from step to step
+    pull = torch.tensor(objective.nearest, device=noise.device) if objective.nearest else None
+    return recorder.run(train_discriminator, work, (*inputs, pull))
 
 
 def check_finite(values: Mapping[str, Any], step: int, rate: str = "--phases.*.lr") -> None:
