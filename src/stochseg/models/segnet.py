@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stochseg.errors import InputError
-from stochseg.models.padding import pad_to_multiple
+from stochseg.models.padding import ReflectedConv, pad_to_multiple
 
 STRIDE = 32
 VGG19_DEPTHS = (2, 2, 4, 4, 4)
@@ -43,7 +43,7 @@ class SegNet(nn.Module):
                 _halving_up(2 * w1, classes, 0, dropout),
             ]
         )
-        self.head = nn.Conv2d(classes, classes, 3, padding=1, padding_mode="reflect")
+        self.head = ReflectedConv(classes, classes)
         _initialise(self.encoder, "fan_out")
         _initialise(self.decoder, "fan_in")
         _initialise(self.head, "fan_in")
