@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from stochseg.models.dropout import Dropout
 from stochseg.models.padding import ReflectedConv
 
 
@@ -21,7 +22,7 @@ class ConvNet(nn.Module):
                 nn.Sequential(
                     OrderedDict(
                         conv=ReflectedConv(inside, width),
-                        dropout=nn.Dropout(dropout),
+                        dropout=Dropout(dropout),
                         norm=nn.BatchNorm2d(width),
                         activation=nn.LeakyReLU(0.2, inplace=True),
                     )
@@ -30,7 +31,7 @@ class ConvNet(nn.Module):
             )
         )
         self.head = ReflectedConv(width, classes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [b c h w], at least 2 x 2 pixels. Returns logits [b k h w]."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stochseg.errors import InputError
+from stochseg.models.dropout import Dropout
 from stochseg.models.padding import ReflectedConv, pad_to_multiple
 
 STRIDE = 32
@@ -119,7 +120,7 @@ def _block(inside: int, outside: int, dropout: float) -> nn.Sequential:
             conv=nn.Conv2d(inside, outside, 3, padding=1),
             norm=nn.BatchNorm2d(outside),
             relu=nn.ReLU(inplace=True),
-            dropout=nn.Dropout(dropout),
+            dropout=Dropout(dropout),
         )
     )
 
