@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stochseg.models.dropout import Dropout
+
 
 def norm(width: int) -> nn.GroupNorm:
     """Group normalisation: the same in training and test, and for every batch size."""
@@ -21,7 +23,7 @@ def conv_block(inside: int, outside: int, dropout: float = 0.0, normed: bool = T
     for width in (inside, outside):
         layers += [conv(width, outside), *([norm(outside)] if normed else []), nn.SiLU()]
         if dropout:
-            layers.append(nn.Dropout(dropout))
+            layers.append(Dropout(dropout))
     return nn.Sequential(*layers)
 
 

@@ -4,6 +4,9 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from stochseg.models.dropout import Dropout
+from stochseg.models.padding import ReflectedConv
+
 
 class ConvNet(nn.Module):
     """Five 3x3 convolutions at full resolution, padded by reflection.
@@ -18,8 +21,8 @@ class ConvNet(nn.Module):
             *(
                 nn.Sequential(
                     OrderedDict(
-                        conv=_conv3x3(inside, width),
-                        dropout=nn.Dropout(dropout),
+                        conv=ReflectedConv(inside, width),
+                        dropout=Dropout(dropout),
                         norm=nn.BatchNorm2d(width),
                         activation=nn.LeakyReLU(0.2, inplace=True),
                     )
@@ -27,17 +30,13 @@ class ConvNet(nn.Module):
                 for inside in (channels, width, width, width)
             )
         )
-        self.head = _conv3x3(width, classes)
-        self.dropout = nn.Dropout(dropout)
+        self.head = ReflectedConv(width, classes)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [b c h w], at least 2 x 2 pixels. Returns logits [b k h w]."""
         logits: Tensor = self.dropout(self.head(self.blocks(x)))
         return logits
-
-
-def _conv3x3(inside: int, outside: int) -> nn.Conv2d:
-    return nn.Conv2d(inside, outside, 3, padding=1, padding_mode="reflect")
 
 
 class NoCalibration(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from stochseg.errors import InputError
-from stochseg.models.padding import pad_to_multiple
+from stochseg.models.padding import ReflectedConv, Reflection, pad_to_multiple
 
 PROBABILITY_FLOOR = 1e-7
 POOL = 4
@@ -33,9 +33,8 @@ class PixelDiscriminator(nn.Module):
             )
         fine: list[nn.Module] = []
         for inside in (channels + classes, width, width):
-            conv = nn.Conv2d(inside, width, 3, padding=1, padding_mode="reflect")
-            fine += [conv, nn.LeakyReLU(0.2, inplace=True)]
-        coarse: list[nn.Module] = [nn.ReflectionPad2d(1)]
+            fine += [ReflectedConv(inside, width), nn.LeakyReLU(0.2, inplace=True)]
+        coarse: list[nn.Module] = [Reflection()]
         for inside, outside, stride, bias in (
             (width, width, 2, True),
             (width, 2 * width, 2, False),

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stochseg.models.dropout import Dropout
 from stochseg.models.padding import pad_to_multiple
 
 STRIDE = 16
@@ -124,7 +125,7 @@ class _MergingUp(nn.Module):
         self.deep = deep
         self.conv = nn.ConvTranspose2d(deep + skip, outside, 2, stride=2)
         self.norm = nn.BatchNorm2d(outside)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def share(self, skip: Tensor) -> Tensor:
         """skip: [b c h w]. Returns [b o 2h 2w], bias included."""
@@ -160,6 +161,6 @@ def _stage(conv: nn.Module, width: int, dropout: float) -> nn.Sequential:
             conv=conv,
             norm=nn.BatchNorm2d(width),
             activation=nn.LeakyReLU(0.2, inplace=True),
-            dropout=nn.Dropout(dropout),
+            dropout=Dropout(dropout),
         )
     )

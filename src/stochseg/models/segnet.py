@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stochseg.errors import InputError
-from stochseg.models.padding import pad_to_multiple
+from stochseg.models.dropout import Dropout
+from stochseg.models.padding import ReflectedConv, pad_to_multiple
 
 STRIDE = 32
 VGG19_DEPTHS = (2, 2, 4, 4, 4)
@@ -43,7 +44,7 @@ class SegNet(nn.Module):
                 _halving_up(2 * w1, classes, 0, dropout),
             ]
         )
-        self.head = nn.Conv2d(classes, classes, 3, padding=1, padding_mode="reflect")
+        self.head = ReflectedConv(classes, classes)
         _initialise(self.encoder, "fan_out")
         _initialise(self.decoder, "fan_in")
         _initialise(self.head, "fan_in")
@@ -119,7 +120,7 @@ def _block(inside: int, outside: int, dropout: float) -> nn.Sequential:
             conv=nn.Conv2d(inside, outside, 3, padding=1),
             norm=nn.BatchNorm2d(outside),
             relu=nn.ReLU(inplace=True),
-            dropout=nn.Dropout(dropout),
+            dropout=Dropout(dropout),
         )
     )
 
