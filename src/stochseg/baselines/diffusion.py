@@ -28,6 +28,7 @@ class CategoricalDiffusion(Baseline):
 
     method = "ccdm"
     latent = 2  # seeds the noise of all steps
+    _shares: Tensor | None = None
 
     @property
     def passes(self) -> int:  # type: ignore[override]
@@ -36,8 +37,14 @@ class CategoricalDiffusion(Baseline):
     def build(self, channels: int, classes: int, config: BaselineConfig) -> nn.Module:
         return TimeUNet(channels + classes, classes, config.widths, config.patch)
 
+    def _kept(self, device: torch.device) -> Tensor:
+        """`kept_shares` on a device, copied there once."""
+        if self._shares is None or self._shares.device != device:
+            self._shares = kept_shares(self.config.diffusion_steps).to(device)
+        return self._shares
+
     def losses(self, x: Tensor, targets: Targets, z: Tensor) -> dict[str, Tensor]:
-        kept = kept_shares(self.config.diffusion_steps).to(x.device)
+        kept = self._kept(x.device)
         t = torch.randint(1, len(kept), (len(x),), device=x.device)
         clean = targets.one
         if targets.ignored is not None:  # no class is right there: the loss leaves the pixels out
@@ -55,7 +62,7 @@ class CategoricalDiffusion(Baseline):
         n, k = z.shape[1], len(self.classes)
         h, w = x.shape[-2:]
         steps = self.config.diffusion_steps
-        kept = kept_shares(steps).to(x.device)
+        kept = self._kept(x.device)
         times = torch.linspace(steps, 0, self.config.sampling_steps + 1).round().long().tolist()
         generators = [g for row in generators_of(z) for g in row]
         image = x.repeat_interleave(n, 0)

@@ -97,7 +97,8 @@ class GaussianEncoder(nn.Module):
         self.head = nn.Linear(widths[-1], 2 * latent)
 
     def forward(self, x: Tensor) -> Any:
-        return Independent(Normal(*self.moments(x)), 1)
+        # checking the values would make a GPU wait
+        return Independent(Normal(*self.moments(x), validate_args=False), 1, validate_args=False)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [b z]."""

@@ -37,21 +37,33 @@ class Recorder:
         kind = kind, tuple(None if each is None else (each.shape, each.dtype, each.stride()) for each in inputs)
         if kind not in self._recordings:
             self._seen[kind] = self._seen.get(kind, 0) + 1
-            if self._seen[kind] <= BEFORE:
-                return self._beside(work, inputs)
             try:
+                if self._seen[kind] <= BEFORE:
+                    return self._beside(work, inputs, strictly=self._seen[kind] == BEFORE)
                 self._recordings[kind] = _Recording(work, inputs, self._weights)
-            except Exception as error:  # whatever cannot be recorded fails in its own way
+            except RuntimeError as error:  # where the step itself is at fault, it fails once more
                 self._failed = True
-                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                reason = next(iter(str(error).strip().splitlines()), "")
                 say(f"training.record: a step cannot be recorded ({reason}); it runs as it is")
                 for weight in self._weights:
                     weight.grad = None
                 return work(*inputs)
         return self._recordings[kind].replay(inputs)
 
-    def _beside(self, work: Work, inputs: Inputs) -> dict[str, Tensor]:
-        """On another stream than the usual one, which a recording cannot use either: autograd remembers where it ran."""
+    def _beside(self, work: Work, inputs: Inputs, strictly: bool) -> dict[str, Tensor]:
+        """On another stream than the usual one, which a recording cannot use either: autograd remembers where it ran.
+
+        strictly: RuntimeError where the CPU waits for a value, which in a recording would leave CUDA's generator unusable.
+        """
+        before = torch.cuda.get_sync_debug_mode()
+        if strictly:
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            return self._run_beside(work, inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+    def _run_beside(self, work: Work, inputs: Inputs) -> dict[str, Tensor]:
         self._aside = self._aside or torch.cuda.Stream()
         self._aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._aside):
