@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stochseg.models.convolutions import DoublingConv, doubled
 from stochseg.models.dropout import Dropout
 from stochseg.models.padding import pad_to_multiple
 
@@ -123,13 +124,14 @@ class _MergingUp(nn.Module):
     def __init__(self, deep: int, skip: int, outside: int, dropout: float) -> None:
         super().__init__()
         self.deep = deep
-        self.conv = nn.ConvTranspose2d(deep + skip, outside, 2, stride=2)
+        self.conv = DoublingConv(deep + skip, outside)
         self.norm = nn.BatchNorm2d(outside)
         self.dropout = Dropout(dropout)
 
     def share(self, skip: Tensor) -> Tensor:
         """skip: [b c h w]. Returns [b o 2h 2w], bias included."""
-        return F.conv_transpose2d(skip, self.conv.weight[self.deep :], self.conv.bias, stride=2)
+        assert self.conv.bias is not None
+        return doubled(skip, self.conv.weight[self.deep :], self.conv.bias)
 
     def forward(self, deep: Tensor, share: Tensor) -> Tensor:
         """deep: [b*n c h w]; share: [b o h2 w2], where h2, w2 may be less than 2h, 2w. Returns [b*n o h2 w2]."""
@@ -152,7 +154,7 @@ def _down(inside: int, outside: int, dropout: float) -> nn.Sequential:
 
 
 def _up(inside: int, outside: int, dropout: float) -> nn.Sequential:
-    return _stage(nn.ConvTranspose2d(inside, outside, 2, stride=2), outside, dropout)
+    return _stage(DoublingConv(inside, outside), outside, dropout)
 
 
 def _stage(conv: nn.Module, width: int, dropout: float) -> nn.Sequential:
