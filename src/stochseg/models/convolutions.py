@@ -20,9 +20,9 @@ class TwiceDifferentiable(nn.Conv2d):
         weight, bias = self.weight, self.bias
         if torch.is_autocast_enabled("cpu"):
             low = torch.get_autocast_dtype("cpu")
-            x, weight, bias = x.to(low), weight.to(low), None if bias is None else bias.to(low)  # type: ignore[assignment]
+            x, weight, bias = x.to(low), weight.to(low), None if bias is None else bias.to(low)
         with torch.autocast("cpu", enabled=False):
-            y: Tensor = _Conv.apply(x, weight, bias, self.stride, self.padding)
+            y: Tensor = _Conv.apply(x, weight, bias, self.stride, self.padding)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -75,7 +75,7 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         of_x, *of_parameters = ctx.needs_input_grad[:3]
-        d_x = _GradientOfInput.apply(g, x, weight, *ctx.how) if of_x else None
+        d_x = _GradientOfInput.apply(g, x, weight, *ctx.how) if of_x else None  # type: ignore[no-untyped-call]
         d_parameters = (
             _gradients(g, x, weight, ctx.how, [False, *of_parameters])[1:] if any(of_parameters) else (None, None)
         )
