@@ -9,10 +9,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from stochseg.models.convolutions import DoublingConv
+from stochseg.models.convolutions import DoublingConv, ReflectedConv
+from stochseg.models.padding import pad_to_multiple
+from stochseg.models.refinement import STRIDE, MergingUp, Refinement
 
 _ready: WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = WeakKeyDictionary()
 """By network: the state of its weights, and the copy made of them. Not in the network, which is saved and copied without."""
@@ -32,7 +35,7 @@ def ready(network: nn.Module) -> nn.Module:
     if found is None or found[0] != state:
         made = copy.deepcopy(network, {id(t): t for t in tensors})  # the tensors stay the network's
         with torch.no_grad():
-            found = _ready[network] = state, made if _pack(made) else network
+            found = _ready[network] = state, _packed(made) or network
     return found[1]
 
 
@@ -40,20 +43,24 @@ def _packs() -> bool:
     return hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _pack(network: nn.Module) -> bool:
-    """Put `_Packed` in place of the convolutions of a `Sequential` with a norm, and of those that double by themselves."""
-    any_found = False
+def _packed(network: nn.Module) -> nn.Module | None:
+    """The network with `_Packed` in place of convolutions that have a norm, and of those that double; None if it has none."""
+    found = False
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Sequential) and {"conv", "norm"} <= child._modules.keys():
+            if isinstance(child, nn.Sequential) and isinstance(getattr(child, "norm", None), nn.BatchNorm2d):
                 rest = [each for key, each in child.named_children() if key not in ("conv", "dropout", "norm")]
                 module._modules[name] = _Packed(child.conv, child.norm, *rest)
+            elif isinstance(child, MergingUp):
+                module._modules[name] = _Packed(child.conv, child.norm, nn.LeakyReLU(child.slope))
             elif isinstance(child, DoublingConv) and name == "up":
                 module._modules[name] = _Packed(child)
             else:
                 continue
-            any_found = True
-    return any_found
+            found = True
+    if not found:
+        return None
+    return _PackedRefinement(network) if isinstance(network, Refinement) else network
 
 
 class _Packed(nn.Module):
@@ -62,6 +69,7 @@ class _Packed(nn.Module):
     def __init__(self, conv: Any, norm: Any = None, activation: nn.Module | None = None) -> None:
         super().__init__()
         self.doubles = isinstance(conv, DoublingConv)
+        self.reflection = conv.reflection if isinstance(conv, ReflectedConv) else None
         weight, bias = conv.weight, conv.bias
         if norm is not None:
             moments = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -81,10 +89,71 @@ class _Packed(nn.Module):
         self.bias = bias.detach().to(torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.how, *self.activation)
+        y = self.blocks(x)
         if not self.doubles:
             return y
         b, _, h, w = y.shape
-        blocks = y.permute(0, 2, 3, 1).view(b, h, w, 2, 2, -1)
-        return blocks.transpose(2, 3).reshape(b, 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
+        pixels = y.permute(0, 2, 3, 1).view(b, h, w, 2, 2, -1)
+        return pixels.transpose(2, 3).reshape(b, 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
+
+    def blocks(self, x: Tensor) -> Tensor:
+        """x: [b c h w]. Returns [b o h w], or where it doubles the pixels of each block of four as [b 2*2*o h w]."""
+        x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        if self.reflection is not None:
+            x = self.reflection(x)
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.how, *self.activation)
+        return y
+
+
+class _PackedRefinement(nn.Module):
+    """`Refinement` once it is packed. Deep and skip features are one product again: adding an image's share to its samples
+    and the activation after it would take longer than to compute the share for each."""
+
+    def __init__(self, net: Refinement) -> None:
+        super().__init__()
+        self.net: Any = net
+        self.latent, self.field_part, self.masks_ignored = net.latent, net.field_part, net.masks_ignored
+
+    def encode(self, x: Tensor, q: Tensor) -> Any:
+        net = self.net
+        padded, crop = pad_to_multiple(torch.cat([x, q], 1), STRIDE)
+        half = net.down1(padded)
+        quarter = net.down2(half)
+        eighth = net.down3(quarter)
+        coarse = net.up2(torch.cat([net.up1(net.down4(eighth)), eighth], 1))
+        return coarse, quarter, half, crop
+
+    def decode(self, features: Any, z: Tensor) -> Tensor:
+        net = self.net
+        coarse, quarter, half, crop = features
+        b, n, _ = z.shape
+        z = z.flatten(0, 1)
+        x = F.leaky_relu_(net.inject1(_each(coarse, n), z))
+        x = net.up3(_merged(x, quarter, n))
+        x = F.leaky_relu_(net.inject2(x, z))
+        rows = net.up4.blocks(_merged(x, half, n)).permute(0, 2, 3, 1)  # [b*n h/2 w/2 2*2*c]
+        h, w = rows.shape[1:3]
+        weight, offset = net.inject3.mixing(z)
+        pixels = rows.reshape(b * n, 4 * h * w, -1)
+        logits: Tensor = torch.baddbmm(
+            offset[:, :, None], weight.transpose(1, 2), pixels.transpose(1, 2)
+        )  # [b*n k h*w]
+        ordered = logits.view(b, n, -1, h, w, 2, 2).transpose(4, 5).reshape(b, n, -1, 2 * h, 2 * w)
+        cropped: Tensor = crop(ordered)
+        return cropped
+
+    def hypotheses(self, features: Any, z: Tensor) -> tuple[Tensor, None]:
+        return self.decode(features, z), None
+
+
+def _each(x: Tensor, n: int) -> Tensor:
+    """Features of images [b c h w] for n samples of each: [b*n c h w]."""
+    return x[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1)
+
+
+def _merged(deep: Tensor, skip: Tensor, n: int) -> Tensor:
+    """deep: [b*n c h w]; skip: [b s h w]. Returns both as [b*n c+s h w], pixel after pixel in memory."""
+    b, _, h, w = skip.shape
+    skip = skip.permute(0, 2, 3, 1)[:, None].expand(-1, n, -1, -1, -1)
+    both = torch.cat([deep.permute(0, 2, 3, 1).view(b, n, h, w, -1), skip], 4)
+    return both.flatten(0, 1).permute(0, 3, 1, 2)
