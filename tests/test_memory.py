@@ -15,7 +15,7 @@ if sys.argv[1] == "kept":
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.memset.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
-size, held = 2**23, [0] * 12
+size, held = 2**26, [0] * 3
 def use():
     for i in range(len(held)):
         held[i] = libc.malloc(size)

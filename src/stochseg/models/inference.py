@@ -17,7 +17,7 @@ from stochseg.models.convolutions import DoublingConv, ReflectedConv
 from stochseg.models.padding import pad_to_multiple
 from stochseg.models.refinement import STRIDE, MergingUp, Refinement
 
-_ready: WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = WeakKeyDictionary()
+_ready: WeakKeyDictionary[nn.Module, tuple[Any, nn.Module | None]] = WeakKeyDictionary()
 """By network: the state of its weights, and the copy made of them. Not in the network, which is saved and copied without."""
 
 
@@ -35,8 +35,8 @@ def ready(network: nn.Module) -> nn.Module:
     if found is None or found[0] != state:
         made = copy.deepcopy(network, {id(t): t for t in tensors})  # the tensors stay the network's
         with torch.no_grad():
-            found = _ready[network] = state, _packed(made) or network
-    return found[1]
+            found = _ready[network] = state, _packed(made)
+    return found[1] or network
 
 
 def _packs() -> bool:
