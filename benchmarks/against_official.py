@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[16, 100])
     parser.add_argument("--out", type=Path)
     args, device = begun(parser)
-    keep_freed_memory()
+    keep_freed_memory(large=True)
     size = 128 if args.official else args.size
     config = load_config("lidc-paper", {"training.batch": args.batch})
     maps = blobs(args.batch, SCORED + RATERS, size)
@@ -117,7 +117,7 @@ def main() -> None:
         plain, other_name = PlainTraining(ours(config, size, device, "float32").networks), "plain"
         step, sample, scores = plain.step, plain.sample, plain_scores
         notes = ["no --official: compared with our own plain version of the same schedule"]
-    notes.append("freed memory stays with the process, for both sides, as in the commands of stochseg")
+    notes.append("freed memory stays with the process, for both sides, as in `stochseg train`")
     print(f"{machine_line()}; batch {args.batch}, {size}x{size}")
     for note in notes:
         print(note)
