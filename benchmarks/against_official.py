@@ -25,6 +25,7 @@ from plain import PlainTraining
 from stochseg import metrics
 from stochseg.config import Config
 from stochseg.data.batches import Batch
+from stochseg.memory import keep_freed_memory
 from stochseg.models.car import CAR
 from stochseg.models.class_maps import one_hot_maps
 from stochseg.models.precision import resolve_precision
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--without-scores", action="store_true", help="steps and samples alone")
     parser.add_argument("--out", type=Path)
     args, device = begun(parser)
+    keep_freed_memory(large=True)
     size = 128 if args.official else args.size
     config = load_config("lidc-paper", {"training.batch": args.batch})
     maps = blobs(args.batch, SCORED + RATERS, size)
@@ -124,6 +126,7 @@ def main() -> None:
         plain, other_name = PlainTraining(ours(config, size, device, "float32").networks), "plain"
         step, sample, scores = plain.step, plain.sample, plain_scores
         notes = ["no --official: compared with our own plain version of the same schedule"]
+    notes.append("freed memory stays with the process, for both sides, as in `stochseg train`")
     print(f"{machine_line()}; batch {args.batch}, {size}x{size}")
     for note in notes:
         print(note)

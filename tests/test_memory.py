@@ -11,11 +11,11 @@ SCRIPT = """
 import ctypes, resource, sys
 from stochseg.memory import keep_freed_memory
 if sys.argv[1] == "kept":
-    keep_freed_memory()
+    keep_freed_memory(large=sys.argv[2] == "large")
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.memset.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
-size, held = 2**23, [0] * 12
+size, held = (2**26, [0] * 3) if sys.argv[2] == "large" else (2**23, [0] * 12)
 def use():
     for i in range(len(held)):
         held[i] = libc.malloc(size)
@@ -33,10 +33,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told")
-def test_freed_arrays_are_reused() -> None:
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_freed_arrays_are_reused(size: str) -> None:
     def faults(how: str, **more: str) -> int:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | more
-        run = subprocess.run([sys.executable, "-c", SCRIPT, how], env=kept, capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", SCRIPT, how, size], env=kept, capture_output=True, text=True, check=True
+        )
         return int(run.stdout)
 
     assert faults("kept") * 10 < faults("as it comes")

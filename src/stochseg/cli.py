@@ -178,6 +178,7 @@ def _train(prog: str, text: str, given: list[str], preset: str, **fixed: object)
             raise InputError(
                 f"--{name} {flags[name]}: {prog} sets it to {value}; leave it out, or use `stochseg train`"
             )
+    keep_freed_memory(large=True)
     run = call(**ours, **flags)
     if ours.get("profile") and speaks():
         print(profile_table(run))

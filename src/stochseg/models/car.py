@@ -15,8 +15,10 @@ from stochseg.errors import InputError
 from stochseg.models.blackbox import BlackBox, as_seen, with_seen
 from stochseg.models.build import build_calibration, build_discriminator, build_refinement
 from stochseg.models.class_maps import class_maps, one_hot_maps
+from stochseg.models.inference import ready
 from stochseg.models.interfaces import RefinementNet
 from stochseg.models.model_files import as_tuples, classes_of
+from stochseg.models.precision import resolve_precision
 from stochseg.models.segmenter import Segmenter
 from stochseg.models.temperature import temper
 from stochseg.models.unet import UNet
@@ -113,6 +115,12 @@ class CAR(Segmenter):
     def discriminator(self) -> nn.Module | None:
         return self.networks["discriminator"] if "discriminator" in self.networks else None
 
+    def _ready(self, name: str) -> Any:
+        """The network of this name to draw from, not to train; a module of the user's stays as it is."""
+        ours = self.architecture[name] is not None
+        low = resolve_precision(self.precision, self.device) == torch.bfloat16
+        return ready(self.networks[name]) if ours and low else self.networks[name]
+
     @property
     def latent(self) -> int:
         """Length of z."""
@@ -163,7 +171,7 @@ class CAR(Segmenter):
     def _marginals(self, x: Tensor, seen: Tensor | None) -> Tensor:
         self.networks.eval()
         with self._autocast():
-            logits: Tensor = self.calibration(with_seen(x, seen))
+            logits: Tensor = self._ready("calibration")(with_seen(x, seen))
         return self._calibrated_q(logits)
 
     def _calibrated_q(self, logits: Tensor) -> Tensor:
@@ -182,7 +190,7 @@ class CAR(Segmenter):
         self.networks.eval()
         self._check_latents(z, len(x))
         with self._autocast():
-            return decode_in_chunks(self.refinement, x, q.to(self.device), z.to(self.device), soft=True)
+            return decode_in_chunks(self._ready("refinement"), x, q.to(self.device), z.to(self.device), soft=True)
 
     @torch.no_grad()
     def hypotheses(self, images: Tensor, blackbox: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -218,12 +226,12 @@ class CAR(Segmenter):
     def draw(self, x: Tensor, z: Tensor, seen: Tensor | None = None) -> Tensor:
         q = self._marginals(x, seen)
         with self._autocast():
-            return decode_in_chunks(self.refinement, x, q, z.to(self.device))
+            return decode_in_chunks(self._ready("refinement"), x, q, z.to(self.device))
 
     def draw_tiled(self, x: Tensor, z: Tensor, seen: Tensor | None, tiling: Tiling) -> Tensor:
         q = tiled_marginals(self._marginals, x, seen, tiling)
         with self._autocast():
-            return draw_tiled(self.refinement, x, q, z.to(self.device), tiling)
+            return draw_tiled(self._ready("refinement"), x, q, z.to(self.device), tiling)
 
     @torch.no_grad()
     def score(self, images: Tensor, maps: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from stochseg.models.convolutions import ReflectedConv
 from stochseg.models.dropout import Dropout
-from stochseg.models.padding import ReflectedConv
 
 
 class ConvNet(nn.Module):

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from stochseg.errors import InputError
-from stochseg.models.padding import ReflectedConv, Reflection, pad_to_multiple
+from stochseg.models.convolutions import ReflectedConv, Reflection, TwiceDifferentiable
+from stochseg.models.padding import pad_to_multiple
 
 PROBABILITY_FLOOR = 1e-7
 POOL = 4
@@ -42,7 +43,7 @@ class PixelDiscriminator(nn.Module):
             (4 * width, 8 * width, 1, False),
             (8 * width, width, 1, True),
         ):
-            conv = nn.Conv2d(inside, outside, 4, stride=stride, padding=1, bias=bias)
+            conv = TwiceDifferentiable(inside, outside, 4, stride=stride, padding=1, bias=bias)
             coarse += [conv, nn.LeakyReLU(0.2, inplace=True)]
         self.fine = nn.Sequential(*fine)
         self.coarse = nn.Sequential(*coarse)
@@ -70,8 +71,8 @@ class PooledDiscriminator(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inside, outside in ((channels + classes, width), (width, 2 * width), (2 * width, 4 * width)):
-            layers += [nn.Conv2d(inside, outside, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
-        layers += [nn.Conv2d(4 * width, 4 * width, 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+            layers += [TwiceDifferentiable(inside, outside, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        layers += [TwiceDifferentiable(4 * width, 4 * width, 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(POOL))
         self.head = nn.Linear(4 * width * POOL * POOL, 1)
 

@@ -1,35 +1,10 @@
-"""Padding by reflection: around convolutions, and to the sizes that strided networks need, so that they take any image."""
+"""Padding to the sizes that strided networks need, so that they take images of any size."""
 
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-
-class Reflection(nn.Module):
-    """One pixel more on every side, by reflection. Autocast would make a float32 copy here; there is nothing to gain by it.
-
-    On a GPU the gradient of torch's padding is added up by atomic operations, that of these copies is not.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
-            x = torch.cat([x[:, :, 1:2], x, x[:, :, -2:-1]], 2)
-            return torch.cat([x[..., 1:2], x, x[..., -2:-1]], 3)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.pad(x, (1, 1, 1, 1), mode="reflect")
-
-
-class ReflectedConv(nn.Conv2d):
-    """A 3x3 convolution padded by reflection: `nn.Conv2d` pads so too, but under autocast in float32."""
-
-    def __init__(self, inside: int, outside: int) -> None:
-        super().__init__(inside, outside, 3)
-        self.reflection = Reflection()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.reflection(x))
+from torch import Tensor
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stochseg.models.convolutions import DoublingConv, doubled
 from stochseg.models.dropout import Dropout
 from stochseg.models.padding import pad_to_multiple
 
@@ -48,8 +49,8 @@ class Refinement(nn.Module):
         self.down4 = _down(w3, w4, dropout)
         self.up1 = _up(w4, w3, dropout)
         self.up2 = _up(w3 + w3, w2, dropout)
-        self.up3 = _MergingUp(w2, w2, w1, dropout)
-        self.up4 = _MergingUp(w1, w1, w1, dropout)
+        self.up3 = MergingUp(w2, w2, w1, dropout)
+        self.up4 = MergingUp(w1, w1, w1, dropout)
         self.inject1 = _Injection(latent, w2, w2)
         self.inject2 = _Injection(latent, w1, w1)
         self.inject3 = _Injection(latent, w1, classes)
@@ -105,16 +106,20 @@ class _Injection(nn.Module):
 
     def forward(self, f: Tensor, z: Tensor) -> Tensor:
         """f: [b c h w]; z: [b z]. Returns [b o h w]."""
-        mix = self.mix.weight.flatten(1)  # [o c]
-        scale = self.scale(z) + SCALE_FLOOR  # [b c]
-        offset = F.linear(self.shift(z) * scale, mix, self.mix.bias)  # [b o]
-        weight = (mix * scale[:, None]).transpose(1, 2)  # [b c o]
+        weight, offset = self.mixing(z)
         pixels = f.flatten(2).transpose(1, 2)  # [b h*w c]
         mixed = torch.baddbmm(offset[:, None], pixels, weight)
         return mixed.view(f.shape[0], *f.shape[2:], -1).permute(0, 3, 1, 2)
 
+    def mixing(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The map of z [b z], which is f @ weight + offset for the channels f of a pixel: [b c o] and [b o]."""
+        mix = self.mix.weight.flatten(1)  # [o c]
+        scale = self.scale(z) + SCALE_FLOOR  # [b c]
+        offset = F.linear(self.shift(z) * scale, mix, self.mix.bias)  # [b o]
+        return (mix * scale[:, None]).transpose(1, 2), offset
 
-class _MergingUp(nn.Module):
+
+class MergingUp(nn.Module):
     """Doubles h and w: transposed convolution of [deep, skip], norm, LeakyReLU, dropout.
 
     The convolution is linear, so it is the sum of deep's share, one a sample, and skip's `share`, one an image.
@@ -123,13 +128,15 @@ class _MergingUp(nn.Module):
     def __init__(self, deep: int, skip: int, outside: int, dropout: float) -> None:
         super().__init__()
         self.deep = deep
-        self.conv = nn.ConvTranspose2d(deep + skip, outside, 2, stride=2)
+        self.conv = DoublingConv(deep + skip, outside)
         self.norm = nn.BatchNorm2d(outside)
+        self.slope = 0.2
         self.dropout = Dropout(dropout)
 
     def share(self, skip: Tensor) -> Tensor:
         """skip: [b c h w]. Returns [b o 2h 2w], bias included."""
-        return F.conv_transpose2d(skip, self.conv.weight[self.deep :], self.conv.bias, stride=2)
+        assert self.conv.bias is not None
+        return doubled(skip, self.conv.weight[self.deep :], self.conv.bias)
 
     def forward(self, deep: Tensor, share: Tensor) -> Tensor:
         """deep: [b*n c h w]; share: [b o h2 w2], where h2, w2 may be less than 2h, 2w. Returns [b*n o h2 w2]."""
@@ -142,7 +149,7 @@ class _MergingUp(nn.Module):
         x = F.conv_transpose2d(deep, weight, stride=2)[..., :h, :w].view(b, -1, o, h, w)
         share = share[:, None].to(x.dtype)
         x = self.norm((x + share).flatten(0, 1)) if self.training else x.add_(share).flatten(0, 1)
-        x = F.leaky_relu(x, 0.2, inplace=True)
+        x = F.leaky_relu(x, self.slope, inplace=True)
         out: Tensor = self.dropout(x)
         return out
 
@@ -152,7 +159,7 @@ def _down(inside: int, outside: int, dropout: float) -> nn.Sequential:
 
 
 def _up(inside: int, outside: int, dropout: float) -> nn.Sequential:
-    return _stage(nn.ConvTranspose2d(inside, outside, 2, stride=2), outside, dropout)
+    return _stage(DoublingConv(inside, outside), outside, dropout)
 
 
 def _stage(conv: nn.Module, width: int, dropout: float) -> nn.Sequential:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stochseg.errors import InputError
+from stochseg.models.convolutions import DoublingConv, ReflectedConv
 from stochseg.models.dropout import Dropout
-from stochseg.models.padding import ReflectedConv, pad_to_multiple
+from stochseg.models.padding import pad_to_multiple
 
 STRIDE = 32
 VGG19_DEPTHS = (2, 2, 4, 4, 4)
@@ -92,7 +93,7 @@ class _Up(nn.Module):
 
     def __init__(self, channels: int, widths: Sequence[int], repeats: Sequence[int], dropout: float) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.up = DoublingConv(channels, channels)
         self.blocks = nn.ModuleList(
             _block(inside, outside, dropout) for inside, outside in zip((channels, *widths), widths, strict=False)
         )
