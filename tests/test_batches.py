@@ -1,5 +1,6 @@
 """Batches: joint, seeded, and a function of the step alone."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from stochseg.data.batches import Batch, Batches, Portion, augment, centre_crop_
 from stochseg.data.class_flips import draw_flips, flip_classes
 from stochseg.data.store import ClassInfo, open_store
 from stochseg.data.store_writer import StoreWriter
-from stochseg.errors import InputError
+from stochseg.errors import InputError, RunError
 
 ALL = InputConfig(crop=None, flips="both", turns=True, intensity=0.2)
 GEOMETRY = InputConfig(crop=None, flips="both", turns=True, intensity=0)
@@ -49,6 +50,15 @@ def test_batches_drawn_ahead_are_the_same_in_any_order(tiny_store: Path) -> None
         ahead.at(1)
         with pytest.raises(OSError, match="the disk is gone"):
             ahead.at(2)
+
+    def dies(step: int) -> Batch:
+        if step == 2:
+            os._exit(9)
+        return batches.at(step)
+
+    with Ahead(dies, workers=1) as ahead, pytest.raises(RunError, match="--training.workers 0"):
+        for step in range(3):
+            ahead.at(step)
 
 
 def test_an_epoch_holds_each_image_at_most_once_and_epochs_differ(tiny_store: Path) -> None:

@@ -20,6 +20,7 @@ SMALLER = {
     "blackbox": {"baseline.widths": [8, 16]},
     "demo": {},
     "lidc": {"input.crop": 48},
+    "lidc-large": {"input.crop": 48, "training.batch": 4},
     "lidc-paper": {"input.crop": 64, "calibration.width": 8, "discriminator.width": 8, "training.batch": 4},
     "cityscapes": {"input.crop": [32, 48], "training.batch": 4},
     "cityscapes-paper": {"input.crop": [48, 64], "calibration.width": 8, "discriminator.width": 8, "training.batch": 2},

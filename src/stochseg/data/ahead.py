@@ -1,7 +1,7 @@
 """Batches drawn ahead of the step that asks for them, by processes of their own."""
 
-import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -19,9 +19,9 @@ MOST = 8
 def workers_for(asked: int | None, device: torch.device, processes: int = 1) -> int:
     """How many workers draw for one of several processes of this machine: what is asked for, or on a GPU a core each.
 
-    On a CPU none: they would take the time from the step that they save it. None either where a process cannot be forked.
+    On a CPU none: they would take the time from the step that they save it. Only Linux forks processes safely.
     """
-    if "fork" not in multiprocessing.get_all_start_methods():
+    if sys.platform != "linux":
         return 0
     if asked is not None:
         return asked
