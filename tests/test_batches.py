@@ -57,8 +57,7 @@ def test_batches_drawn_ahead_are_the_same_in_any_order(tiny_store: Path) -> None
         return batches.at(step)
 
     with Ahead(dies, workers=1) as ahead, pytest.raises(RunError, match="--training.workers 0"):
-        for step in range(3):
-            ahead.at(step)
+        [ahead.at(step) for step in range(3)]
 
 
 def test_an_epoch_holds_each_image_at_most_once_and_epochs_differ(tiny_store: Path) -> None:

@@ -47,9 +47,10 @@ class Ahead:
             self._coming = iter(self._loader(step))
         try:
             found = next(self._coming)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:  # of the connection: errors of the work come as values
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(
-                f"a worker that draws batches ended before its work ({str(error).splitlines()[0]}); where memory or /dev/shm "
+                f"a worker that draws batches ended before its work ({reason}); where memory or /dev/shm "
                 "is short, use --training.workers 0, and go on with --resume"
             ) from error
         if isinstance(found, Exception):
