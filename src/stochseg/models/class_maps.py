@@ -22,12 +22,11 @@ def class_maps(soft: Tensor) -> Tensor:
     k = soft.shape[-3]
     if k > FEW_CLASSES:
         return soft.max(-3).indices.to(torch.uint8)
-    best, found = (
-        soft.select(-3, 0),
-        torch.zeros(soft.shape[:-3] + soft.shape[-2:], dtype=torch.uint8, device=soft.device),
-    )
-    for c in range(1, k):
-        one = soft.select(-3, c)
+    if k == 1:
+        return torch.zeros_like(soft.select(-3, 0), dtype=torch.uint8)
+    best, one = soft.select(-3, 0), soft.select(-3, 1)
+    found = (one > best).to(torch.uint8)
+    for c in range(2, k):
+        best, one = torch.maximum(best, one), soft.select(-3, c)
         found = torch.where(one > best, torch.full_like(found, c), found)
-        best = torch.maximum(best, one)
     return found
