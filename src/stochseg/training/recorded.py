@@ -4,7 +4,9 @@ A step of small networks is some thousand kernels of a few microseconds, and sta
 many times as long as they run. A graph starts them together, with the same arithmetic in the same order.
 """
 
-from collections.abc import Callable, Hashable
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,13 +57,10 @@ class Recorder:
 
         strictly: RuntimeError where the CPU waits for a value, which in a recording would leave CUDA's generator unusable.
         """
-        before = torch.cuda.get_sync_debug_mode()
-        if strictly:
-            torch.cuda.set_sync_debug_mode("error")
-        try:
+        if not strictly:
             return self._run_beside(work, inputs)
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
+        with _no_waiting():
+            return self._run_beside(work, inputs)
 
     def _run_beside(self, work: Work, inputs: Inputs) -> dict[str, Tensor]:
         self._aside = self._aside or torch.cuda.Stream()
@@ -70,6 +69,19 @@ class Recorder:
             losses = work(*inputs)
         torch.cuda.current_stream().wait_stream(self._aside)
         return losses
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """RuntimeError in the block where the CPU waits for a GPU's value."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this is a prototype and may overlook some
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class _Recording:
