@@ -128,12 +128,13 @@ class _PackedRefinement(nn.Module):
         coarse, quarter, half, crop = features
         b, n, _ = z.shape
         z = z.flatten(0, 1)
-        x = F.leaky_relu_(net.inject1(_each(coarse, n), z))
+        first, second, third = (_mixing(inject, z) for inject in (net.inject1, net.inject2, net.inject3))
+        x = F.leaky_relu_(net.inject1.mixed(_each(coarse, n), *first))
         x = net.up3(_merged(x, quarter, n))
-        x = F.leaky_relu_(net.inject2(x, z))
+        x = F.leaky_relu_(net.inject2.mixed(x, *second))
         rows = net.up4.blocks(_merged(x, half, n)).permute(0, 2, 3, 1)  # [b*n h/2 w/2 2*2*c]
         h, w = rows.shape[1:3]
-        weight, offset = net.inject3.mixing(z)
+        weight, offset = third
         pixels = rows.reshape(b * n, 4 * h * w, -1)
         logits: Tensor = torch.baddbmm(
             offset[:, :, None], weight.transpose(1, 2), pixels.transpose(1, 2)
@@ -144,6 +145,13 @@ class _PackedRefinement(nn.Module):
 
     def hypotheses(self, features: Any, z: Tensor) -> tuple[Tensor, None]:
         return self.decode(features, z), None
+
+
+def _mixing(inject: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """`mixing` of z in float32, which autocast would take in bfloat16 with a copy of each of its few weights."""
+    with torch.autocast("cpu", enabled=False):
+        weight, offset = inject.mixing(z.float())
+    return weight.to(torch.bfloat16), offset.to(torch.bfloat16)
 
 
 def _each(x: Tensor, n: int) -> Tensor:

@@ -106,7 +106,10 @@ class _Injection(nn.Module):
 
     def forward(self, f: Tensor, z: Tensor) -> Tensor:
         """f: [b c h w]; z: [b z]. Returns [b o h w]."""
-        weight, offset = self.mixing(z)
+        return self.mixed(f, *self.mixing(z))
+
+    def mixed(self, f: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+        """The map of `mixing` of features f [b c h w]: [b o h w]."""
         pixels = f.flatten(2).transpose(1, 2)  # [b h*w c]
         mixed = torch.baddbmm(offset[:, None], pixels, weight)
         return mixed.view(f.shape[0], *f.shape[2:], -1).permute(0, 3, 1, 2)
