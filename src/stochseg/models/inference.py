@@ -9,7 +9,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -129,9 +128,9 @@ class _PackedRefinement(nn.Module):
         b, n, _ = z.shape
         z = z.flatten(0, 1)
         first, second, third = (_mixing(inject, z) for inject in (net.inject1, net.inject2, net.inject3))
-        x = F.leaky_relu_(net.inject1.mixed(_each(coarse, n), *first))
+        x = net.inject1.mixed(_each(coarse, n), *first)
         x = net.up3(_merged(x, quarter, n))
-        x = F.leaky_relu_(net.inject2.mixed(x, *second))
+        x = net.inject2.mixed(x, *second)
         rows = net.up4.blocks(_merged(x, half, n)).permute(0, 2, 3, 1)  # [b*n h/2 w/2 2*2*c]
         h, w = rows.shape[1:3]
         weight, offset = third
@@ -160,8 +159,10 @@ def _each(x: Tensor, n: int) -> Tensor:
 
 
 def _merged(deep: Tensor, skip: Tensor, n: int) -> Tensor:
-    """deep: [b*n c h w]; skip: [b s h w]. Returns both as [b*n c+s h w], pixel after pixel in memory."""
-    b, _, h, w = skip.shape
-    skip = skip.permute(0, 2, 3, 1)[:, None].expand(-1, n, -1, -1, -1)
-    both = torch.cat([deep.permute(0, 2, 3, 1).view(b, n, h, w, -1), skip], 4)
+    """LeakyReLU of deep [b*n c h w] beside skip [b s h w], as [b*n c+s h w], pixel after pixel in memory."""
+    b, s, h, w = skip.shape
+    c = deep.shape[1]
+    both = deep.new_empty(b, n, h, w, c + s)
+    torch.ops.aten.leaky_relu.out(deep.permute(0, 2, 3, 1).view(b, n, h, w, c), 0.01, out=both[..., :c])
+    both[..., c:] = skip.permute(0, 2, 3, 1)[:, None]
     return both.flatten(0, 1).permute(0, 3, 1, 2)
