@@ -22,19 +22,14 @@ from torch import Tensor
 from measuring import begun, interleaved, machine_line, medians, new_parser, write
 from official_code import load_official
 from plain import PlainTraining
+from stepping import blobs, our_step
 from stochseg import metrics
 from stochseg.config import Config
-from stochseg.data.batches import Batch
 from stochseg.memory import keep_freed_memory
 from stochseg.models.car import CAR
 from stochseg.models.class_maps import one_hot_maps
 from stochseg.models.precision import resolve_precision
 from stochseg.presets import load_config
-from stochseg.processes import World
-from stochseg.training.distributed import Exchange
-from stochseg.training.phases import make_phases
-from stochseg.training.recorded import BEFORE, Recorder
-from stochseg.training.step import take_step
 
 RATERS, SCORED = 4, 16
 AIMS = {"step float32": 1.2, "step bfloat16": 4.0, "16 samples": 5.0, "100 samples": 8.0, "scores": 2000.0}
@@ -43,24 +38,6 @@ AIMS = {"step float32": 1.2, "step bfloat16": 4.0, "16 samples": 5.0, "100 sampl
 def ours(config: Config, size: int, device: torch.device, precision: str) -> CAR:
     model = CAR(2, 3, (size, size), config.calibration, config.refinement, config.discriminator, precision=precision)
     return model.to(device)
-
-
-def our_step(model: CAR, config: Config, images: Tensor, labels: Tensor) -> Callable[[], object]:
-    """A step of the paper's preset in which the discriminator is due."""
-    phases = make_phases(model.networks, config)
-    dtype = resolve_precision(model.precision, model.device)
-    batch = Batch(images.cpu(), labels.cpu())
-    z = torch.randn(len(images), config.objective.samples, model.latent)
-    alone = Exchange(World(), lambda: False, lambda: 0.0)
-    rates = {phase.name: phase.config.lr for phase in phases}
-    recorder = Recorder(model.networks) if model.device.type == "cuda" else None  # as training does
-
-    def step() -> object:
-        return take_step(model, phases, batch, z, config, None, dtype, 0.0, rates, 0, alone, recorder=recorder)
-
-    for _ in range(2 * BEFORE if recorder else 0):
-        step()
-    return step
 
 
 def our_scores(samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,16 +63,6 @@ def _scores_of_pairs(samples: Any, labels: Any) -> tuple[float, float]:
     yy = np.mean([distance(y, z) for y in labels for z in labels])
     repeated = ys.repeat(len(samples) // len(labels), 0)
     return float(2 * ys.mean() - ss - yy), 1 - float(repeated[linear_sum_assignment(repeated)].mean())
-
-
-def blobs(images: int, maps: int, size: int) -> Tensor:
-    """Discs of which a third are missing, uint8 [b maps h w]."""
-    g = torch.Generator().manual_seed(0)
-    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    centre = size * (0.4 + 0.2 * torch.rand(2, images, 1, 1, 1, generator=g))
-    radius = size * (0.05 + 0.1 * torch.rand(images, maps, 1, 1, generator=g))
-    there = torch.rand(images, maps, 1, 1, generator=g) > 1 / 3
-    return (((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2) & there).to(torch.uint8)
 
 
 def main() -> None:

@@ -14,17 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from measuring import begun, interleaved, machine_line, medians, new_parser, wait_for_gpu, write
+from measuring import begun, interleaved, machine_line, medians, new_parser, write
+from stepping import our_step
 from stochseg.data.batches import Batches
 from stochseg.data.store import LESION_CLASSES, Store, open_store
 from stochseg.data.store_writer import StoreWriter
-from stochseg.models.precision import resolve_precision
 from stochseg.presets import load_config
-from stochseg.processes import World
-from stochseg.training.distributed import Exchange
-from stochseg.training.phases import make_phases
 from stochseg.training.run import build_model
-from stochseg.training.step import take_step
 
 
 def like_lidc(path: Path, images: int, size: int = 180) -> Path:
@@ -49,18 +45,8 @@ def works_of(
     side = config.input.crop
     model = build_model(config, store, split.images.shape[3], (side, side) if side else split.images.shape[1:3])
     model.to(device)
-    phases = make_phases(model.networks, config)
-    batch = batches.at(0)
-    z = torch.randn(config.training.batch, config.objective.samples, model.latent)
-    alone = Exchange(World(), lambda: False, lambda: 0.0)
-    rates = {phase.name: phase.config.lr for phase in phases}
-    dtype = resolve_precision(config.precision, device)
-    steps = iter(range(1, 10**9))
-
-    def step() -> None:
-        take_step(model, phases, batch, z, config, store.ignore, dtype, 0.0, rates, 0, alone)
-        wait_for_gpu()
-
+    batch, steps = batches.at(0), iter(range(1, 10**9))
+    step = our_step(model, config, batch.images, batch.labels)
     return config.training.batch, {"batch": lambda: batches.at(next(steps)), "step": step}
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from against_official import our_step
 from measuring import begun, interleaved, machine_line, medians, new_parser, write
+from stepping import our_step
 from stochseg.data.batches import Batches
 from stochseg.data.store import open_store
 from stochseg.denormals import without_denormals

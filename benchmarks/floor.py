@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
-from against_official import blobs, our_step
 from measuring import begun, interleaved, machine_line, medians, new_parser, write
+from stepping import Operations, blobs, our_step
 from stochseg.config import Config
 from stochseg.models.car import CAR
 from stochseg.models.precision import autocast, resolve_precision
@@ -82,11 +81,12 @@ def main() -> None:
     dtype = resolve_precision("auto", device)
     model = CAR(2, 1, (64, 64), config.calibration, config.refinement, precision="auto").to(device)
     images = torch.rand(config.training.batch, 1, 64, 64, device=device) * 2 - 1
-    step = our_step(model, config, images, blobs(config.training.batch, 4, 64))
-    step()
-    with FlopCounterMode(display=False) as counted:
-        step()
-    operations = counted.get_total_flops()
+    labels = blobs(config.training.batch, 4, 64)
+    plain = our_step(model, config, images, labels, recorded=False)
+    plain()
+    with Operations() as counted:
+        plain()
+    operations, step = counted.total, our_step(model, config, images, labels)
     rate, copied = rate_of_convolutions(config, device, dtype), bandwidth(device)
     taken = statistics.median(interleaved({"": step}, args.rounds)[""])
     print(f"{machine_line()}, {str(dtype).removeprefix('torch.')}")

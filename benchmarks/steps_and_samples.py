@@ -17,21 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from against_official import blobs
 from measuring import begun, machine_line, new_parser, wait_for_gpu, write
-from stochseg.data.batches import Batch
+from stepping import Operations, blobs, our_step
 from stochseg.models.car import CAR
 from stochseg.models.precision import resolve_precision
 from stochseg.presets import load_config
-from stochseg.processes import World
 from stochseg.training.compiled import compiled
-from stochseg.training.distributed import Exchange
-from stochseg.training.phases import make_phases
-from stochseg.training.recorded import Recorder
-from stochseg.training.step import take_step
 
 
 class Case(NamedTuple):
@@ -62,20 +54,6 @@ SAMPLES = (
 DRAWN = 16
 
 
-class Operations(TorchDispatchMode):
-    """Counts them. torch's own FlopCounterMode hooks into modules, which some releases forbid under R1's gradient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0.0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        if count := flop_registry.get(func._overloadpacket):
-            self.total += count(*args, **(kwargs or {}), out_val=found)
-        return found
-
-
 def peak(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a product of square matrices of random numbers."""
     side = 8192 if device.type == "cuda" else 2048
@@ -98,8 +76,8 @@ def seconds_of(work: Callable[[], object], rounds: int, repeats: int = 3) -> flo
     return statistics.median(found)
 
 
-def model_of(case: Case, device: torch.device, more: dict[str, Any] | None = None) -> tuple[CAR, Any]:
-    config = load_config(case.preset, {"training.batch": case.batch, **(more or {})})
+def model_of(case: Case, device: torch.device) -> tuple[CAR, Any]:
+    config = load_config(case.preset, {"training.batch": case.batch})
     model = CAR(
         case.classes,
         case.channels,
@@ -115,21 +93,10 @@ def model_of(case: Case, device: torch.device, more: dict[str, Any] | None = Non
 def steps_of(case: Case, device: torch.device, mode: str) -> tuple[Callable[[], object], Any]:
     """A training step, and the context that it runs in."""
     model, config = model_of(case, device)
-    phases = make_phases(model.networks, config)
     labels = blobs(case.batch, 4, max(case.size))[..., : case.size[0], : case.size[1]].contiguous()
     images = torch.rand(case.batch, case.channels, *case.size) * 2 - 1
-    batch, z = Batch(images, labels), torch.randn(case.batch, config.objective.samples, model.latent)
-    alone = Exchange(World(), lambda: False, lambda: 0.0)
-    rates = {phase.name: phase.config.lr for phase in phases}
-    dtype = resolve_precision("auto", device)
-    recorder = Recorder(model.networks) if mode == "recorded" else None
-    context = compiled(model.networks, mode) if mode in ("default", "reduce-overhead") else nullcontext()
-    return (
-        lambda: take_step(
-            model, phases, batch, z, config, None, dtype, 0.0, rates, 0, alone, recorder=recorder
-        ),
-        context,
-    )  # fmt: skip
+    step = our_step(model, config, images, labels, recorded=mode == "recorded")
+    return step, compiled(model.networks, mode) if mode in ("default", "reduce-overhead") else nullcontext()
 
 
 def rows_of_steps(
@@ -147,7 +114,7 @@ def rows_of_steps(
                         step()
                     operations = counted.total
                 begin = time.perf_counter()
-                for _ in range(6):  # compiling and recording lie in here
+                for _ in range(3):  # compiling lies in here
                     step()
                 begin = time.perf_counter() - begin
                 seconds = seconds_of(step, rounds)

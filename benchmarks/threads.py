@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from against_official import blobs, our_step
 from measuring import machine_line, new_parser, write
+from stepping import blobs, our_step
 from stochseg.models.car import CAR
 from stochseg.presets import load_config
 from stochseg.threads import SPINS
