@@ -1,5 +1,6 @@
 """Batches: joint, seeded, and a function of the step alone."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -70,14 +71,14 @@ with Ahead(dies, workers=1) as ahead:
             ahead.at(step)
     except RunError as error:
         print(error)
-    except RuntimeError as error:  # torch's own, on the signal, wherever the process then is
-        print("--training.workers 0", error)
+    except RuntimeError as error:  # torch's own, on SIGCHLD, wherever the process then is: it names its own cure
+        print(error)
 """
 
 
 def test_a_killed_worker_ends_the_waiting_and_the_cure_is_named() -> None:
     ended = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=120)
-    assert "--training.workers 0" in ended.stdout, ended.stderr
+    assert re.search("--training.workers 0|DataLoader worker .* (killed|exited)", ended.stdout), ended.stderr
 
 
 def test_an_epoch_holds_each_image_at_most_once_and_epochs_differ(tiny_store: Path) -> None:

@@ -86,6 +86,8 @@ def write_comparison(folder: Path, result: dict[str, Any]) -> None:
 
 
 def _figure(result: dict[str, Any], theme: Theme) -> Figure:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = new_figure(3.4, theme)
     axes = new_axes(figure.add_subplot(), theme)
     for i, one in enumerate(result["runs"]):
@@ -97,6 +99,9 @@ def _figure(result: dict[str, Any], theme: Theme) -> Figure:
             Path(one["run"]).name, (time, one["ged"]), (7, 3), textcoords="offset points", color=theme.ink, fontsize=8
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("milliseconds a sample")
     axes.set_ylabel(f"GED, {result['samples']} samples (lower is better)")
     return figure
