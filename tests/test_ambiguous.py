@@ -66,7 +66,7 @@ def test_store_has_the_splits_shapes_and_notes(store: Store) -> None:
     assert store.notes["cues"] == list(CUES)
 
 
-def test_no_patient_is_in_two_splits(store: Store) -> None:
+def test_no_case_is_in_two_splits(store: Store) -> None:
     groups = [set(split.groups) for split in store.splits.values()]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 411
 

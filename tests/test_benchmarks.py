@@ -1,5 +1,7 @@
 """The benchmarks run, and what they time is right: they compare every score with that of a loop."""
 
+import importlib
+import itertools
 import json
 import re
 import shutil
@@ -15,6 +17,7 @@ from PIL import Image
 
 from stochseg.blackbox import import_predictions
 from stochseg.data.store import open_store
+from stochseg.metrics import generalized_energy_distance, pairwise_iou
 from stochseg.training.run import train
 
 from .conftest import write_blobs
@@ -123,6 +126,45 @@ def test_the_benchmark_of_flips_runs(tmp_path: Path) -> None:
     assert rows[-1]["miou"] == 1
     assert rows[-1]["together"] < 0.1 < rows[-1]["apart"]
     assert rows[0]["together"] > rows[-1]["together"]
+
+
+def test_the_expected_ged_of_a_list_is_the_mean_over_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pair of draws of a list of three maps, scored by the metric and weighted by how likely the pair is; and in
+    each version the empty map is as likely, and the outlines are whose, as its name says."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    ged_parts = importlib.import_module("ged_parts")
+    maps = torch.rand(2, 6, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.3
+    maps[:, [0, 3]] = False  # the empty map of the list, and a rater's
+    maps[1, 3:] = False  # no rater marks anything
+    likely = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.2, 0.7]], dtype=torch.float64)
+    distances = 1 - pairwise_iou(maps.long(), maps.long())
+    versions = ged_parts.versions(maps, likely, raters=3)
+    theirs = versions["both: draws of these raters"]
+    ways = {name: ged_parts.expected_ged(distances, weights, theirs, 2) for name, weights in versions.items()}
+    for name, weights in versions.items():
+        each = torch.zeros(2, dtype=torch.float64)
+        for i, j in itertools.product(range(6), repeat=2):
+            ged = generalized_energy_distance(maps[:, [i, j]].long(), maps[:, 3:].long(), convention="car")
+            each += weights[:, i] * weights[:, j] * ged
+        assert torch.allclose(ways[name], each)
+        assert torch.allclose(weights.sum(1), torch.ones(2, dtype=torch.float64))
+    found = [[*row.tolist()] for weights in versions.values() for row in weights[:, [0, 1, 2, 4]]]
+    wanted = [[0.2, 0.5, 0.3, 0], [0.1, 0.2, 0.7, 0]]  # the model
+    wanted += [[2 / 3, 5 / 24, 1 / 8, 0], [2 / 3, 2 / 27, 7 / 27, 0]]  # the raters' mean P(empty): (1/3 + 1) / 2
+    wanted += [[1 / 3, 5 / 12, 1 / 4, 0], [1, 0, 0, 0]]  # theirs, image by image
+    wanted += [[0.2, 0, 0, 0.4], [0.1, 0.2, 0.7, 0]]  # their outlines; where they have none the model's
+    wanted += [[0, 0, 0, 1 / 3], [0, 0, 0, 1 / 3]]
+    assert np.allclose(found, wanted)
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_models_ged_are_told(tmp_path: Path) -> None:
+    store = write_blobs(tmp_path / "store", {"train": 16, "val": 8})
+    train(None, store, tmp_path / "run", "lidc", steps=2, minutes=None, **{"input.crop": 32})
+    out = tmp_path / "out.json"
+    rows = results("ged_parts.py", out, str(tmp_path / "run"), "--data", str(store), "--out", str(out))["results"]
+    assert [row["ged16"][1] <= row["ged16"][0] <= row["ged16"][2] for row in rows] == [True] * 5
+    assert min(rows, key=lambda row: row["ged16"][0])["version"] == "both: draws of these raters"
 
 
 @pytest.mark.slow
