@@ -18,6 +18,7 @@ import torch
 
 from measuring import machine_line, new_parser, write
 from stepping import blobs, our_step
+from stochseg.memory import keep_freed_memory
 from stochseg.models.car import CAR
 from stochseg.presets import load_config
 from stochseg.threads import SPINS
@@ -26,9 +27,10 @@ WAYS = {"as it comes": None, "asleep": SPINS}
 
 
 def steps_a_second(seconds: float) -> float:
-    """Steps of `lidc` from new weights that this process makes."""
+    """Steps of `lidc` from new weights that this process makes, as the commands make them."""
+    keep_freed_memory()
     config = load_config("lidc")
-    model = CAR(2, 1, (64, 64), config.calibration, config.refinement, precision="float32")
+    model = CAR(2, 1, (64, 64), config.calibration, config.refinement, precision="auto")
     step = our_step(model, config, torch.rand(config.training.batch, 1, 64, 64), blobs(config.training.batch, 4, 64))
     step()
     start, made = time.perf_counter(), 0

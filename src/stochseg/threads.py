@@ -2,8 +2,9 @@
 
 import os
 
-SPINS = "1000"
-"""Turns that a waiting thread takes before it sleeps, some microseconds; libgomp itself takes 300,000."""
+SPINS = "10000"
+"""Turns that a waiting thread takes before it sleeps; libgomp itself takes 300,000. With 1,000 it sleeps in the gaps of a step,
+and to wake it takes longer than the gap: on a quiet CPU with AMX training loses a third by that."""
 
 
 def wait_asleep() -> None:
