@@ -22,6 +22,7 @@ from stochseg.models.precision import resolve_precision
 from stochseg.models.segmenter import Segmenter
 from stochseg.processes import World
 from stochseg.progress import say
+from stochseg.threads import Crowd
 from stochseg.training.checkpoint import average_weights, load_checkpoint, save_checkpoint
 from stochseg.training.compiled import compiled
 from stochseg.training.distributed import Exchange, copy_first
@@ -114,6 +115,7 @@ def run_training(
         Ahead(draw, workers) as ahead,
     ):
         exchange = Exchange(world, stopped.is_set, elapsed)
+        crowd = Crowd(torch.get_num_threads() if model.device.type == "cpu" else 1)
         progress = budget.progress(numbers["step"], numbers["seconds"])
         if numbers.get("unjudged"):
             judge(numbers["step"])
@@ -174,6 +176,7 @@ def run_training(
                 counts.clear()
                 steps_since = 0
                 logged = now
+                crowd.look()
             end_step()
             if progress >= 1 or step % config.validation.every == 0:
                 judge(step)
