@@ -8,18 +8,16 @@ as the raters do, or takes the outlines of that image's raters in place of the m
 very raters, so the last lines are bounds of what is left in each part, not aims. A table, and JSON with --out.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from measuring import write
+from measuring import judging_parser, write
 from stochseg.data.batches import centre_crop_for, in_order
 from stochseg.data.store import open_store
 from stochseg.metrics import bootstrap_interval, pairwise_iou
 from stochseg.models.car import CAR
-from stochseg.models.segmenter import load
 
 DRAWS = (16, 100)
 
@@ -64,26 +62,30 @@ def versions(maps: Tensor, likely: Tensor, raters: int) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", default="val")
+    parser = judging_parser(__doc__)
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="of several, trained at one size, each draw is of any of them"
+    )
     parser.add_argument("--orientations", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     store = open_store(args.data)
-    split, model = store.split(args.split), load(args.run, "auto")
-    if not isinstance(model, CAR) or len(store.classes) != 2 or store.flips:
-        parser.error(f"{args.run}: takes a model of method car, and a store of two classes that do not flip")
-    model.orientations = args.orientations
+    if len(store.classes) != 2 or store.flips:
+        parser.error(f"{args.data}: takes a store of two classes that do not flip")
+    split, models = store.split(args.split), [CAR.load(run, "auto") for run in args.runs]
+    for run, model in zip(args.runs, models):
+        if model.size != models[0].size:
+            parser.error(
+                f"{run}: was trained at {model.size}, {args.runs[0]} at {models[0].size}; take runs of one size"
+            )
+        model.orientations = args.orientations
     whole, raters = [], len(split.labels[0])
-    for batch in in_order(split, 32, centre_crop_for(model.size, split)):
+    for batch in in_order(split, 32, centre_crop_for(models[0].size, split)):
         if bool((batch.labels == 255).any()):
             parser.error(f"{args.data}: a rater is missing; takes images that all raters have read")
-        listed, likely = model.hypotheses(batch.images)
-        whole.append((torch.cat([listed.long(), batch.labels.long()], 1), likely.double()))
+        lists, chances = zip(*(model.hypotheses(batch.images) for model in models))
+        likely = torch.cat(chances, 1).double() / len(models)
+        whole.append((torch.cat([*lists, batch.labels], 1).long(), likely))
     maps, likely = torch.cat([m for m, _ in whole]), torch.cat([p for _, p in whole])
     distances = torch.cat([1 - pairwise_iou(some, some) for some in maps.split(64)])
     all_versions = versions(maps, likely, raters)
@@ -98,7 +100,9 @@ def main() -> None:
         }
         rows.append({"version": name, **scores})
         print(f"{name:45}" + "   ".join("{:.3f} [{:.3f}, {:.3f}]".format(*score) for score in scores.values()))
-    write(args.out, {"run": str(args.run), "images": len(maps), "split": args.split, "results": rows})
+    write(
+        args.out, {"runs": [str(run) for run in args.runs], "images": len(maps), "split": args.split, "results": rows}
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,16 @@ def new_parser(text: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
+def judging_parser(text: str | None) -> argparse.ArgumentParser:
+    """A parser with the flags of every script that judges runs on a store. text: the script's docstring."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    return parser
+
+
 def begun(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, torch.device]:
     """The flags that are given, with the number of threads set, and the device."""
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """What it costs that threads wait asleep: training steps on a quiet machine and beside a program that holds one core.
 
-    python benchmarks/threads.py [--threads 2] [--rounds 3] [--seconds 8]
+    python benchmarks/threads.py [--threads 2] [--rounds 3] [--seconds 8] [--spins 1000 10000]
 
 Each timing is a process of its own, since OpenMP reads how its threads wait when it is loaded: as it comes, and as
 `stochseg.threads` sets it for the commands. All take turns. A table, and JSON with --out.
@@ -22,8 +22,6 @@ from stochseg.memory import keep_freed_memory
 from stochseg.models.car import CAR
 from stochseg.presets import load_config
 from stochseg.threads import SPINS
-
-WAYS = {"as it comes": None, "asleep": SPINS}
 
 
 def steps_a_second(seconds: float) -> float:
@@ -56,28 +54,32 @@ def hold_a_core() -> None:
 def main() -> None:
     parser = new_parser(__doc__, rounds=3)
     parser.add_argument("--seconds", type=float, default=8, help="of each timing")
+    parser.add_argument(
+        "--spins", nargs="+", default=[SPINS], help="turns that a waiting thread takes before it sleeps"
+    )
     parser.add_argument("--child", action="store_true", help="make the steps in this process, and print their rate")
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     if args.child:
         print(steps_a_second(args.seconds))
         return
-    rates: dict[str, list[float]] = {f"{way}, {place}": [] for place in ("quiet", "beside") for way in WAYS}
+    ways = {"as it comes": None} | {f"asleep after {spins}": spins for spins in args.spins}
+    rates: dict[str, list[float]] = {f"{way}, {place}": [] for place in ("quiet", "beside") for way in ways}
     for _ in range(args.rounds):
         for place in ("quiet", "beside"):
             other = multiprocessing.Process(target=hold_a_core, daemon=True)
             if place == "beside":
                 other.start()
-            for way, spins in WAYS.items():
+            for way, spins in ways.items():
                 rates[f"{way}, {place}"].append(timed(spins, args.threads, args.seconds))
             if place == "beside":
                 other.terminate()
                 other.join()
     found = {name: statistics.median(each) for name, each in rates.items()}
     print(f"training steps of lidc a second, {args.threads} threads; {machine_line()}")
-    print(f"{'threads wait':14}{'quiet machine':>15}{'beside a program':>18}")
-    for way in WAYS:
-        print(f"{way:14}{found[f'{way}, quiet']:15.2f}{found[f'{way}, beside']:18.2f}")
+    print(f"{'threads wait':20}{'quiet machine':>15}{'beside a program':>18}")
+    for way in ways:
+        print(f"{way:20}{found[f'{way}, quiet']:15.2f}{found[f'{way}, beside']:18.2f}")
     write(args.out, {"steps_a_second": found, "all": rates})
 
 

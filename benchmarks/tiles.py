@@ -8,7 +8,6 @@ middle of the image, at the middles of the other tiles, and elsewhere. A model t
 expects one in the middle of whatever it sees, so it marks more there than raters do. A table, and JSON with --out.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from measuring import write
+from measuring import judging_parser, write
 from stochseg.data.store import open_store
 from stochseg.metrics import generalized_energy_distance
 from stochseg.models.segmenter import Segmenter, load
@@ -76,14 +75,10 @@ def measured(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = judging_parser(__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", default="val")
     parser.add_argument("--images", type=int, default=60, help="spread over the split")
     parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     store = open_store(args.data)

@@ -17,6 +17,15 @@ print(os.environ.get("GOMP_SPINCOUNT"))
 """
 
 
+TRAINING = """
+import os, sys, torch, stochseg
+from stochseg import threads
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+torch.set_num_threads(2)
+threads.LOOK_AFTER = 0.5
+settings = {"input.crop": 32, "calibration.widths": [8, 16], "refinement.widths": [8, 16], "training.log_every": 2}
+stochseg.train(None, sys.argv[1], sys.argv[2], "lidc", minutes=None, steps=40, **settings)
+"""
 SHARING = """
 import os, subprocess, sys, time
 from stochseg import threads
@@ -51,6 +60,13 @@ def test_a_training_whose_cores_others_hold_says_so_once() -> None:
     """A process that shares one core with another waits for half of the time; one thread alone has nothing to gain."""
     run = subprocess.run([sys.executable, "-c", SHARING], capture_output=True, text=True, check=True)
     (line,) = run.stderr.splitlines()
-    found = re.fullmatch(r"other programs hold the cores: the 2 threads .* wait (\d+)% .* OMP_NUM_THREADS=1 .*", line)
+    found = re.fullmatch(r"too few free cores: the 2 threads .* wait (\d+)% .* OMP_NUM_THREADS=1 .*", line)
     assert found
     assert 30 <= int(found[1]) <= 95
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not say how long threads wait")
+def test_a_training_of_two_threads_on_one_core_says_so(tiny_store: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TRAINING, str(tiny_store), str(tmp_path / "run")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stderr.count("too few free cores: the 2 threads of this training wait") == 1

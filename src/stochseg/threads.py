@@ -8,7 +8,7 @@ from stochseg.progress import say
 
 SPINS = "10000"
 """Turns that a waiting thread takes before it sleeps; libgomp itself takes 300,000. With 1,000 it sleeps in the gaps of a step,
-and to wake it takes longer than the gap: on a quiet CPU with AMX training loses a third by that."""
+and to wake it takes longer than the gap: on a quiet CPU with AMX training loses a fifth by that."""
 LOOK_AFTER = 30.0
 """Seconds of a training after which is told whether its threads get their cores."""
 CROWDED = 0.1
@@ -46,8 +46,8 @@ class Crowd:
         share = (now[1] - waited) / max(now[0] - ran + now[1] - waited, 1e-9)
         if share > CROWDED:
             say(
-                f"other programs hold the cores: the {self._threads} threads of this training wait {share:.0%} of their time "
-                "for one; with OMP_NUM_THREADS=1 (go on with --resume) it is often several times as fast"
+                f"too few free cores: the {self._threads} threads of this training wait {share:.0%} of their time for one, as "
+                "where other programs hold them; with OMP_NUM_THREADS=1 (go on with --resume) it is often several times as fast"
             )
 
 
