@@ -166,8 +166,10 @@ def test_scripts_targets_links_and_imports_exist(page: Path) -> None:
     text = page.read_text()
     for script, rest in SCRIPT.findall(text):
         source = (ROOT / script).read_text()
-        if "new_parser(" in source:  # the flags that all timings of models share
-            source += (ROOT / "benchmarks/measuring.py").read_text()
+        shared = (ROOT / "benchmarks/measuring.py").read_text()
+        for made in ast.parse(shared).body:  # the flags that scripts of a kind share
+            if isinstance(made, ast.FunctionDef) and made.name.endswith("_parser") and f"{made.name}(" in source:
+                source += ast.get_source_segment(shared, made) or ""
         for flag in re.findall(r"(?<!\S)--[\w-]+", rest.split("#")[0]):
             assert f'"{flag}"' in source, f"{script} has no {flag}"
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
